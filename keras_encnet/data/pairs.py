@@ -1,0 +1,99 @@
+"""A sequence of images and their masks, read one pair at a time."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+
+class Pairs(Sequence):
+    """A sequence of (image, mask), with the names and colours of the classes beside it.
+
+    `pairs[i]` is an image `uint8` `(height, width, 3)`, RGB, and its mask `(height, width)` of
+    integer labels; a slice is again `Pairs`. A source that reads or draws its pairs when they are
+    asked for is a subclass with `__len__` and `read`, and where that is cheaper than reading the
+    pair, with `mask` and `image_size`.
+
+    Args:
+        items: any sequence of (image, mask).
+        labels: names of the classes in label order, or `None`.
+        palette: RGB colours of the classes, `(num_classes, 3)`, or `None`.
+
+    >>> image, mask = np.zeros((32, 48, 3), "uint8"), np.ones((32, 48), "uint8")
+    >>> pairs = Pairs([(image, mask)] * 10, labels=["sky", "road"])
+    >>> len(pairs), len(pairs[:8]), pairs[8:].where(0), pairs.labels
+    (10, 8, 'pair 8', ('sky', 'road'))
+    """
+
+    labels = None
+    palette = None
+
+    def __init__(self, items, *, labels=None, palette=None):
+        self._items = items
+        self.labels = None if labels is None else tuple(labels)
+        self.palette = None if palette is None else np.array(palette, "uint8").reshape(-1, 3)
+
+    def __len__(self):
+        return len(self._items)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return _Part(self, range(len(self))[i])
+        return self.read(range(len(self))[i])
+
+    def read(self, i):
+        """The pair at `i`, from 0 to `len(pairs) - 1`."""
+        image, mask = self._items[i]
+        return image, mask
+
+    def mask(self, i):
+        """The mask of pair `i` alone, integers `(height, width)`."""
+        return self[i][1]
+
+    def image_size(self, i):
+        """The `(height, width)` of image `i`; of a file, from its header alone."""
+        return self[i][0].shape[:2]
+
+    def where(self, i):
+        """Where pair `i` comes from, for messages."""
+        return f"pair {i}"
+
+    def load(self):
+        """The same pairs, read once and kept in memory: for sets that fit, or are slow to make."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return _Loaded(self, list(pool.map(self.__getitem__, range(len(self)))))
+
+    def __repr__(self):
+        classes = "" if self.labels is None else f", {len(self.labels)} classes"
+        return f"<{len(self)} images with masks{classes}>"
+
+
+class _Part(Pairs):
+    def __init__(self, pairs, indices):
+        self._pairs, self._indices = pairs, indices
+        self.labels, self.palette = pairs.labels, pairs.palette
+
+    def __len__(self):
+        return len(self._indices)
+
+    def read(self, i):
+        return self._pairs[self._indices[i]]
+
+    def mask(self, i):
+        return self._pairs.mask(self._indices[i])
+
+    def image_size(self, i):
+        return self._pairs.image_size(self._indices[i])
+
+    def where(self, i):
+        return self._pairs.where(self._indices[i])
+
+
+class _Loaded(Pairs):
+    def __init__(self, pairs, items):
+        super().__init__(items, labels=pairs.labels, palette=pairs.palette)
+        self._source = pairs
+
+    def where(self, i):
+        return self._source.where(i)

@@ -1,0 +1,7 @@
+"""The layers that EncNet needs and Keras lacks."""
+
+from keras_encnet.layers.conv_norm import ConvNorm
+from keras_encnet.layers.encoding import Encoding
+from keras_encnet.layers.resize import BilinearResize
+
+__all__ = ["BilinearResize", "ConvNorm", "Encoding"]

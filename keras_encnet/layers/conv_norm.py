@@ -1,0 +1,124 @@
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_encnet")
+class ConvNorm(keras.layers.Layer):
+    """Convolution, batch normalization and ReLU: the unit that a ResNet and EncNet's heads are made of.
+
+    Padding is PyTorch's: the same on both sides, so that a strided convolution looks where the
+    originals look. Epsilon is 1e-5, momentum 0.9 and the moving variance the unbiased one, as there.
+    Outside training the normalization is folded into the kernel, which saves a pass over the
+    feature map. Statistics are float32 under every dtype policy. With `trainable = False` the moving
+    statistics are used, and kept, in training too.
+
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, ⌈height / strides⌉, ⌈width / strides⌉, filters)`, in the compute dtype.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: odd height and width of the kernel.
+        strides: step of the kernel along both axes.
+        dilation_rate: spacing of the kernel's taps.
+        relu: whether ReLU follows.
+        gamma_initializer: `"zeros"` makes a residual branch start as nothing.
+
+    >>> layer = keras_encnet.layers.ConvNorm(8, 3, strides=2)
+    >>> layer(np.ones((1, 6, 7, 3), "float32")).shape
+    (1, 3, 4, 8)
+    """
+
+    momentum = 0.9
+    epsilon = 1e-5
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        *,
+        strides=1,
+        dilation_rate=1,
+        relu=True,
+        gamma_initializer="ones",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.dilation_rate = dilation_rate
+        self.relu = relu
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "dilation_rate": self.dilation_rate,
+            "relu": self.relu,
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
+        }
+
+    def build(self, input_shape):
+        def weight(name, shape, initializer, trainable=True):
+            # The kernel is cast after it has been folded, the rest is used in float32.
+            return self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                trainable=trainable,
+                autocast=False,
+            )
+
+        vector = (self.filters,)
+        kernel = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
+        # He et al.'s for ReLU, by fan-out, as both PyTorch code bases draw it.
+        fan_out = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+        self.kernel = weight("kernel", kernel, fan_out)
+        self.gamma = weight("gamma", vector, self.gamma_initializer)
+        self.beta = weight("beta", vector, "zeros")
+        self.moving_mean = weight("moving_mean", vector, "zeros", trainable=False)
+        self.moving_variance = weight("moving_variance", vector, "ones", trainable=False)
+
+    def call(self, inputs, training=False):
+        if training and self.trainable:
+            x = self._convolve(inputs, self.kernel)
+            x = self._normalize(x)
+        else:
+            gain = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+            x = self._convolve(inputs, self.kernel * gain)
+            x = x + ops.cast(self.beta - self.moving_mean * gain, x.dtype)
+        return ops.relu(x) if self.relu else x
+
+    def _convolve(self, x, kernel):
+        padding = "same"
+        if self.strides > 1 and self.kernel_size > 1:
+            # Where the stride does not divide the size, "same" would pad one side less.
+            side = self.dilation_rate * (self.kernel_size - 1) // 2
+            x = ops.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
+            padding = "valid"
+        return ops.conv(
+            x,
+            ops.cast(kernel, x.dtype),
+            strides=self.strides,
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+        )
+
+    def _normalize(self, x):
+        x32 = ops.cast(x, "float32")
+        mean, variance = ops.moments(x32, axes=(0, 1, 2))
+        count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
+        unbiased = variance * (count / ops.maximum(count - 1, 1))
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        gain = self.gamma * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(x32 * gain + (self.beta - mean * gain), x.dtype)
+
+    def compute_output_shape(self, input_shape):
+        def out(size):
+            return None if size is None else -(-size // self.strides)
+
+        return (input_shape[0], out(input_shape[1]), out(input_shape[2]), self.filters)

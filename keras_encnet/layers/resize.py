@@ -1,0 +1,69 @@
+import keras
+from keras import ops
+
+
+def interpolation_matrix(in_size, out_size, align_corners):
+    """`(out_size, in_size)` float32 weights of linear interpolation along one axis.
+
+    Row `i` holds the weights of output `i`, at the source coordinate that PyTorch's
+    `interpolate(mode="bilinear")` gives it: `i · (in − 1) / (out − 1)` with aligned corners, else
+    `(i + ½) · in / out − ½`, held inside the input. Sizes are integers or scalar tensors.
+
+    >>> interpolation_matrix(2, 3, align_corners=True)
+    array([[1. , 0. ], [0.5, 0.5], [0. , 1. ]], dtype=float32)
+    """
+    in_length = ops.cast(in_size, "float32")
+    out_length = ops.cast(out_size, "float32")
+    index = ops.cast(ops.arange(out_size), "float32")
+    if align_corners:
+        source = index * ((in_length - 1) / ops.maximum(out_length - 1, 1))
+    else:
+        source = (index + 0.5) * (in_length / out_length) - 0.5
+    source = ops.clip(source, 0, in_length - 1)
+    column = ops.cast(ops.arange(in_size), "float32")
+    return ops.maximum(1 - ops.abs(source[:, None] - column), 0)
+
+
+@keras.saving.register_keras_serializable("keras_encnet")
+class BilinearResize(keras.layers.Layer):
+    """Resizes feature maps exactly as PyTorch's `interpolate(mode="bilinear")` does.
+
+    `keras.ops.image.resize` has no aligned corners, and on TensorFlow no target size that is known
+    only at run time. Here each axis is one product with a small matrix, whose gradient is a product
+    as well.
+
+    Input: `inputs` `(batch, height, width, channels)`, and `like` `(batch, new_height, new_width,
+    any)`, of which only height and width matter.
+    Output: `(batch, new_height, new_width, channels)`, in the layer's compute dtype.
+
+    Args:
+        align_corners: whether the centres of the corner pixels stay where they are (as in
+            PyTorch-Encoding) or the outer edges of the image (as in most of mmsegmentation).
+
+    >>> logits, images = np.ones((1, 4, 4, 2), "float32"), np.ones((1, 7, 9, 3), "float32")
+    >>> keras_encnet.layers.BilinearResize()(logits, images).shape
+    (1, 7, 9, 2)
+    """
+
+    def __init__(self, align_corners=False, **kwargs):
+        super().__init__(**kwargs)
+        self.align_corners = align_corners
+
+    def get_config(self):
+        return {**super().get_config(), "align_corners": self.align_corners}
+
+    def call(self, inputs, like):
+        x = ops.cast(inputs, self.compute_dtype)
+        channels = x.shape[-1]
+        batch, in_height, in_width, _ = ops.shape(x)
+        _, height, width, _ = ops.shape(like)
+        rows = interpolation_matrix(in_height, height, self.align_corners)
+        columns = interpolation_matrix(in_width, width, self.align_corners)
+
+        x = ops.reshape(x, (batch, in_height, in_width * channels))
+        x = ops.matmul(ops.cast(rows, x.dtype), x)
+        x = ops.reshape(x, (batch, height, in_width, channels))
+        return ops.matmul(ops.cast(columns, x.dtype), x)
+
+    def compute_output_shape(self, inputs_shape, like_shape):
+        return (inputs_shape[0], like_shape[1], like_shape[2], inputs_shape[3])

@@ -1,0 +1,82 @@
+"""Weights and images that a few integers determine, alike in NumPy, Keras and PyTorch.
+
+The golden outputs in this directory and the benchmarks need the same network in two frameworks and
+no file between them. Values come from `numpy.random.RandomState`, whose stream NumPy has frozen, and
+are uniform, so that only exact arithmetic lies between the seed and the value.
+"""
+
+import numpy as np
+
+
+def noise(name, shape, seed=0):
+    """Uniform float64 values of `shape` in [-1, 1), drawn for `name` (any text) and `seed`.
+
+    >>> noise("x", (2, 3)).shape
+    (2, 3)
+    >>> bool((noise("x", (4,)) == noise("y", (4,))).any())
+    False
+    """
+    stream = np.random.RandomState(list(f"{seed}/{name}".encode()))
+    return 2.0 * stream.random_sample(shape) - 1.0
+
+
+def weight(key, shape, seed=0):
+    """The values of one entry of an EncNet's state dict, as a trained network might have them.
+
+    `key` is the entry's name in mmsegmentation or PyTorch-Encoding, `shape` its PyTorch shape.
+    Returns float32, or int64 zeros for a batch counter. Convolutions keep the variance of what
+    passes, residual branches add little to it, and the sums over pixels that Encoding returns are
+    normalized to about one, so that no sigmoid or softmax behind them saturates.
+
+    >>> weight("backbone.layer1.0.conv1.weight", (64, 64, 3, 3)).dtype
+    dtype('float32')
+    """
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, "int64")
+    u = noise(key, shape, seed)
+    over_codes = "enc_module.encoding.1." in key or "encmodule.encoding.4." in key
+    if key.endswith("codewords"):
+        u = 0.6 + 0.6 * u
+    elif key.endswith("scale"):
+        u = -0.01 + 0.003 * u
+    elif key.endswith("running_mean"):
+        u = 0.3 * u
+    elif key.endswith("running_var"):
+        u = (1.0 + 0.5 * u) * (2500.0 if over_codes else 1.0)
+    elif key.endswith("bias"):
+        u = 0.2 * u
+    elif len(shape) == 1:
+        u = (1.0 + 0.5 * u) * _gain(key)
+    else:
+        u *= np.sqrt(6.0 / np.prod(shape[1:]))
+    return u.astype("float32")
+
+
+def _gain(key):
+    if key.startswith(("backbone.", "pretrained.")):
+        # In a bottleneck block .bn2. is not the last norm, and a small gain there does no harm.
+        return 0.3 if ".layer" in key and (".bn2." in key or ".bn3." in key) else 1.0
+    before_encoding = "encoding_project" in key or "encmodule.encoding.1." in key
+    return 1.0 if before_encoding else 0.4
+
+
+def state_dict(shapes, seed=0):
+    """The whole state dict, `{key: array}`, for `shapes`, `{key: shape}`."""
+    return {key: weight(key, tuple(shape), seed) for key, shape in shapes.items()}
+
+
+def image(seed, height, width):
+    """A uint8 `(height, width, 3)` RGB image: colours that change slowly, and grain.
+
+    >>> image(0, 33, 47).shape
+    (33, 47, 3)
+    """
+    knots = 128.0 + 110.0 * noise("colours", (6, 6, 3), seed)
+    slow = np.einsum("hy,yxc,wx->hwc", _hats(height, 6), knots, _hats(width, 6))
+    grain = 25.0 * noise("grain", (height, width, 3), seed)
+    return np.clip(np.round(slow + grain), 0, 255).astype("uint8")
+
+
+def _hats(size, knots):
+    at = np.linspace(0.0, knots - 1.0, size)[:, None]
+    return np.maximum(0.0, 1.0 - np.abs(at - np.arange(knots)))
