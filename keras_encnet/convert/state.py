@@ -53,8 +53,7 @@ def load_state(model, state, code_base):
             f"Missing: {missing or 'none'}. Left over: {left or 'none'}."
         )
     values = [
-        (variable, key, _to_keras_layout(key, np.asarray(state[key])))
-        for key, variable in pairs
+        (variable, key, _to_keras_layout(key, np.asarray(state[key]))) for key, variable in pairs
     ]
     for variable, key, value in values:
         if value.shape != tuple(variable.shape):

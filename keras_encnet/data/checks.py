@@ -22,9 +22,10 @@ def check_masks(pairs, num_classes, ignore_index=255, labels=None, *, training=T
         training: `False` for a set to evaluate on: classes that it lacks are then no news.
 
     Raises:
-        ValueError: the set is empty or names another number of classes; an image is under 32 pixels or not of its mask's size; labels
-            are outside the classes (which, how many pixels, in which files); no pixel counts; the
-            whole set holds one class and 255 (for a set to evaluate on, a warning).
+        ValueError: the set is empty or names another number of classes; an image is under 32 pixels
+            or not of its mask's size; labels are outside the classes (which, how many pixels, in
+            which files); no pixel counts; the whole set holds one class and 255 (for a set to
+            evaluate on, a warning).
 
     Warns:
         UserWarning: no mask holds some class.
@@ -56,7 +57,7 @@ def check_masks(pairs, num_classes, ignore_index=255, labels=None, *, training=T
         try:
             for i, future in enumerate(looks):
                 size, mask_size, counts = future.result()
-                _check_sizes(size, mask_size, pairs.where(i))
+                check_sizes(size, mask_size, pairs.where(i))
                 for value, count in counts.items():
                     totals[value] = totals.get(value, 0) + count
                 outside = _outside(counts, num_classes, ignore_index)
@@ -170,7 +171,8 @@ def _check_images(images):
         )
 
 
-def _check_sizes(size, mask_size, where):
+def check_sizes(size, mask_size, where):
+    """Raises unless an image and its mask are of one `(height, width)`, 32 pixels or more."""
     if size != tuple(mask_size):
         raise ValueError(
             f"Image and mask have different sizes (height, width), {size} and {tuple(mask_size)}: "
@@ -207,9 +209,7 @@ def _check_whole_set(totals, num_classes, ignore_index, labels, training):
         labels = None
     absent = [value for value in range(num_classes) if value not in totals]
     if training and absent:
-        names = [
-            f"{labels[value]!r} ({value})" if labels else str(value) for value in absent[:10]
-        ]
+        names = [f"{labels[value]!r} ({value})" if labels else str(value) for value in absent[:10]]
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
         warnings.warn(
             f"No mask holds {'these classes' if absent[1:] else 'this class'}: {', '.join(names)}"

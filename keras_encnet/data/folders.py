@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from keras_encnet.data.checks import check_sizes
 from keras_encnet.data.images import image_size, read_image, read_mask
 from keras_encnet.data.pairs import Pairs
 
@@ -74,7 +75,7 @@ def folder(images, masks, *, labels=None, label_map=None, palette=None):
             f"{len(alone)} of {len(mask_files)} masks have no image in {images!r}: "
             f"{_a_few(alone)}. Add the images or move the masks away."
         )
-    names = sorted(image_files, key=_natural)
+    names = sorted(image_files, key=lambda name: _natural(image_files[name]))
     return _Files(
         [image_files[name] for name in names],
         [mask_files[name] for name in names],
@@ -140,10 +141,7 @@ class _Files(Pairs):
 
     def read(self, i):
         image, mask = read_image(self._images[i]), self.mask(i)
-        if image.shape[:2] != mask.shape:
-            raise ValueError(
-                different_sizes(self._images[i], image.shape[:2], self._masks[i], mask.shape)
-            )
+        check_sizes(image.shape[:2], mask.shape, self.where(i))
         return image, mask
 
     def mask(self, i):
@@ -154,15 +152,6 @@ class _Files(Pairs):
 
     def where(self, i):
         return f"{self._masks[i]} (mask of {self._images[i]})"
-
-
-def different_sizes(image, image_size, mask, mask_size):
-    """The message for an image and a mask that do not fit onto each other."""
-    return (
-        f"The image {image} is {image_size[1]}×{image_size[0]} pixels (width×height), its mask "
-        f"{mask} is {mask_size[1]}×{mask_size[0]}. Resize the mask (nearest neighbour) or the "
-        "image so that they agree."
-    )
 
 
 def _files(where, what):
@@ -229,13 +218,12 @@ def _renaming(label_map):
         )
     table = np.arange(max(256, *(old + 1 for old in olds)))
     table[list(olds)] = news
-    if table.max(initial=0) <= 255:
-        table = table.astype("uint8")
+    table = table.astype("uint8" if table[:256].max() <= 255 else "int32")
 
     def rename(mask):
         if mask.dtype == "uint8":
-            return table[:256][mask] if len(table) > 256 else table[mask]
+            return table[mask]
         known = (mask >= 0) & (mask < len(table))
-        return np.where(known, table[np.where(known, mask, 0)], mask)
+        return np.where(known, table.astype(mask.dtype)[np.where(known, mask, 0)], mask)
 
     return rename

@@ -52,7 +52,7 @@ def read_mask(source, palette=None):
             Files of grey values (modes `L`, `I`, `1`) hold labels already and are read as such.
 
     Returns:
-        Integer array `(height, width)`: `uint8`, or `int32` where labels are beyond 255.
+        Integer array `(height, width)`: `uint8`; `int32` from files of 16 bits and more.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -225,7 +225,8 @@ def _labels(image, palette, name):
     step = _grey_step(image)
     image = _upright(image, name)
     if image.mode[0] in "1IF" or image.mode == "L" or (image.mode == "P" and palette is None):
-        return _small(_whole(np.asarray(image), name) // step)
+        labels = _integers(np.asarray(image), name) // step
+        return labels.astype("uint8" if image.mode in "1LP" else "int32")
     if image.mode == "LA":
         return np.array(image.getchannel("L"))
     if image.mode not in ("P", "PA", "RGB", "RGBA"):
@@ -244,7 +245,7 @@ def _labels(image, palette, name):
     )
 
 
-def _whole(values, name):
+def _integers(values, name):
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
         raise ValueError(f"The mask {os.fspath(name)!r} holds fractions; expected integer labels.")
     return values
@@ -255,11 +256,6 @@ def _grey_step(image):
     tiles = getattr(image, "tile", None)
     raw_mode = tiles[0][3] if tiles else None
     return {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
-
-
-def _small(labels):
-    fits = labels.size == 0 or (labels.min() >= 0 and labels.max() <= 255)
-    return labels.astype("uint8" if fits else "int32")
 
 
 def _from_colours(colours, palette, name):
@@ -288,7 +284,7 @@ def _from_colours(colours, palette, name):
             "{(0, 0, 0): 255} for instance; JPEG masks and antialiased edges invent colours: save "
             "masks as PNG."
         )
-    return _small(labels)
+    return labels.astype("uint8" if len(palette) <= 256 else "int32")
 
 
 def _code(colours):

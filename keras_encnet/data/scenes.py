@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .pairs import Pairs
+from keras_encnet.data.pairs import Pairs
 
 LABELS = ("sky", "building", "road", "pavement", "tree", "car", "pole", "sign", "person")
 PALETTE = np.array(
@@ -61,7 +61,7 @@ HOURS = {
     "morning": ((120, 170, 210), (246, 224, 190), (1.05, 0.98, 0.9), 0.1),
     "overcast": ((160, 166, 174), (204, 206, 206), (0.86, 0.88, 0.9), 0.1),
     "dusk": ((92, 96, 150), (244, 162, 110), (0.9, 0.74, 0.7), 0.4),
-    "night": ((24, 30, 62), (66, 70, 112), (0.42, 0.46, 0.66), 0.5),
+    "night": ((26, 32, 66), (66, 70, 112), (0.5, 0.54, 0.72), 0.5),
 }
 
 
@@ -89,32 +89,32 @@ def scenes(count, *, seed=0, size=(128, 160)):
     >>> image.shape, mask.shape
     ((128, 160, 3), (128, 160))
     """
-    return Scenes(count, seed, size)
+    height, width = size
+    if count < 0:
+        raise ValueError(f"`count` is {count}. Give the number of scenes, 0 or more.")
+    if min(height, width) < 32:
+        raise ValueError(f"`size` is {tuple(size)}. Give (height, width), each 32 or more.")
+    return _Scenes(int(count), int(seed), (int(height), int(width)))
 
 
-class Scenes(Pairs):
-    """The sequence that `scenes` returns."""
+class _Scenes(Pairs):
+    labels = LABELS
+    palette = PALETTE
 
     def __init__(self, count, seed, size):
-        height, width = size
-        if count < 0:
-            raise ValueError(f"count is {count}; give the number of scenes, 0 or more.")
-        if min(height, width) < 32:
-            raise ValueError(f"size is {tuple(size)}; give (height, width), each 32 or more.")
-        self.count, self.seed, self.size = int(count), int(seed), (int(height), int(width))
-        self.labels, self.palette = LABELS, PALETTE
+        self.count, self.seed, self.size = count, seed, size
 
     def __len__(self):
         return self.count
 
-    def __getitem__(self, index):
-        i = index + self.count if index < 0 else index
-        if not 0 <= i < self.count:
-            raise IndexError(f"scene {index} of {self.count}")
+    def read(self, i):
         return draw_scene(random.Random(f"{self.seed}/{i}"), *self.size)
 
-    def where(self, index):
-        return f"scene {index} of seed {self.seed}"
+    def image_size(self, i):
+        return self.size
+
+    def where(self, i):
+        return f"scene {i} of seed {self.seed}"
 
 
 def draw_scene(rng, height, width):
@@ -218,7 +218,7 @@ class _Camera:
 
 def _camera(rng, height, width):
     along = rng.random() < 0.5
-    road, pavement = rng.uniform(2.8, 3.6), rng.uniform(2.4, 3.4)
+    road, pavement = rng.uniform(2.8, 3.6), rng.uniform(2.9, 4.0)
     yaw = math.radians(rng.uniform(-14, 14))
     common = dict(height=height, width=width, focal=rng.uniform(1.0, 1.2) * height)
     common |= dict(road=road, pavement=pavement, along=along)
@@ -227,12 +227,17 @@ def _camera(rng, height, width):
         eye, horizon = rng.uniform(1.9, 3.0), rng.uniform(0.36, 0.54)
     else:
         forward, t = (math.sin(yaw), math.cos(yaw)), -road - rng.uniform(0.6, 2.6)
-        eye, horizon = rng.uniform(2.4, 3.6), rng.uniform(0.26, 0.46)
+        eye, horizon = rng.uniform(2.7, 3.9), rng.uniform(0.26, 0.44)
     return _Camera(forward=forward, t=t, eye=eye, horizon=horizon * height, **common)
 
 
 def _tone(colour, factor):
-    return tuple(max(0, min(255, int(c * factor))) for c in colour[:3])
+    red, green, blue = colour
+    return (
+        min(255, int(red * factor)),
+        min(255, int(green * factor)),
+        min(255, int(blue * factor)),
+    )
 
 
 def _mix(a, b, share):
@@ -300,15 +305,15 @@ def _warp(canvas, camera, strip, scale, start, origin, u, v):
         fillcolor=(0, 0, 0, NOTHING),
     )
     mask = both.getchannel("A")
-    seen = mask.point([255] * NOTHING + [0])
-    canvas.image.paste(both.convert("RGB"), (left, top), seen)
+    seen = Image.fromarray((np.asarray(mask) != NOTHING) * np.uint8(255))
+    canvas.image.paste(both, (left, top), seen)
     canvas.mask.paste(mask, (left, top), seen)
 
 
 def _street(rng, hour, camera, canvas):
     lit, haze = HOURS[hour][3], HOURS[hour][1]
     edge = camera.road + camera.pavement
-    first, last = (2.5, rng.uniform(20, 30)) if camera.along else (-11, 11)
+    first, last = (2.5, rng.uniform(18, 28)) if camera.along else (-11, 11)
     rows = [_houses(rng, last - first, lit, haze, 18) for _ in range(1 + camera.along)]
     if camera.along:
         place = dict(origin=(last, -edge - 3, 0), u=(0, 1, 0), v=(0, 0, 1))
@@ -317,8 +322,7 @@ def _street(rng, hour, camera, canvas):
     place = dict(origin=(0, 0, 0), u=(1, 0, 0), v=(0, 1, 0))
     _warp(canvas, camera, ground, (12, 20), (first, edge), **place)
     for row, t in zip(rows, (edge, -edge), strict=False):
-        shade = rng.uniform(0.7, 1.0)
-        row.image = row.image.point([int(i * shade) for i in range(256)] * 3)
+        row.paint.rectangle((0, 0, *row.image.size), fill=(10, 10, 30, rng.randrange(80)))
         place = dict(origin=(0, t, 0), u=(1, 0, 0), v=(0, 0, 1))
         _warp(canvas, camera, row, (18, 18), (first, 10), **place)
     for draw, pen in _cast(rng, camera, canvas):
@@ -329,25 +333,30 @@ def _cast(rng, camera, canvas):
     """What stands in the street, far to near: (how to draw it, a canvas with its frame)."""
     kerb, lane, walk = camera.road + 0.5, camera.road / 2, camera.road + 1.3
     far = 8.5 if camera.along else 12
-    # how to draw, how many, how far across the street, nearest and farthest, elbow room
+    # how to draw, how many, where across the street, nearest and farthest, half a width
     roles = (
-        (_car, rng.choice((1, 1, 2)), (lane,), 5.5, 11, 0.3),
-        (_sign, rng.choice((1, 1, 2)), (kerb,), 4.8, far, 0.16),
-        (_pole, rng.choice((1, 2, 2)), (kerb,), 4.8, far, 0.12),
-        (_person, rng.choice((1, 2, 2)), (walk, lane), 4.5, far, 0.11),
-        (_tree, rng.choice((1, 2, 2, 3)), (walk,), 6, 14, 0.13),
+        (_sign, rng.choice((1, 1, 2)), (-kerb, kerb), 4.8, far, 0.08),
+        (_car, rng.choice((1, 1, 2)), (-lane, lane), 5.5, 11, 0.1 if camera.along else 0.15),
+        (_pole, rng.choice((1, 2, 2)), (-kerb, kerb), 4.8, far, 0.06),
+        (_person, rng.choice((1, 1, 2)), (-walk, -lane, lane, walk), 4.2, 0.9 * far, 0.06),
+        (_tree, rng.choice((1, 2, 3)), (-walk, walk), 7, 15, 0.05),
     )
     cast, taken = [], []
-    for draw, count, lines, near, far, room in roles:
+    for draw, count, lines, near, far, half in roles:
         for _ in range(count):
-            for _ in range(30):
-                x, t = rng.uniform(0.06, 0.94) * camera.width, rng.choice((-1, 1)) * rng.choice(lines)
-                depth = camera.stand(x, t)
-                free = all(abs(x - y) > room * camera.width for y in taken)
-                if depth is not None and near < depth < far and free:
-                    cast.append((depth, draw, camera.pen(canvas, x, depth, rng.choice((-1, 1)))))
-                    taken.append(x)
-                    break
+            # Of a few places the one with the most room around it, if there is enough.
+            places = []
+            for _ in range(14):
+                x, t = rng.uniform(0.06, 0.94), rng.choice(lines)
+                depth = camera.stand(x * camera.width, t)
+                if depth is not None and near < depth < far:
+                    room = min((abs(x - other) - wide for other, wide in taken), default=1)
+                    places.append((room, x, depth))
+            room, x, depth = max(places, default=(0, 0, 0))
+            if room > 0.5 * half:
+                taken.append((x, half))
+                pen = camera.pen(canvas, x * camera.width, depth, rng.choice((-1, 1)))
+                cast.append((depth, draw, pen))
     return [(draw, pen) for _, draw, pen in sorted(cast, key=lambda item: -item[0])]
 
 
@@ -359,7 +368,7 @@ def _ground(rng, camera, first, last):
     pen = ground.at(-first * 12, edge * 20, 12, 20)
     for side in (-1, 1):
         pen.box(first, side * road, last, side * edge, slab, PAVEMENT)
-        dark, step = _tone(slab, rng.choice((0.62, 0.7, 1.3))), rng.choice((0.7, 0.9, 1.2))
+        dark, step = _tone(slab, rng.choice((0.55, 0.62, 1.4))), rng.choice((0.7, 0.9, 1.2))
         for i in range(int((last - first) / step) + 1):
             pen.box(first + i * step, side * road, first + i * step + 0.1, side * edge, dark)
         for i in range(1, int(camera.pavement / step) + 1):
@@ -405,8 +414,8 @@ def _house(rng, pen, wide, lit):
     pattern = rng.choice(("bricks", "boards", "plaster"))
     line = (*_tone(wall, 0.72), 170)
     if pattern == "bricks":
-        for i in range(int(high / 0.3)):
-            pen.box(0, 0.3 * i, wide, 0.3 * i + 0.06, line)
+        for i in range(int(high / 0.36)):
+            pen.box(0, 0.36 * i, wide, 0.36 * i + 0.07, line)
     if pattern == "boards":
         for i in range(int(wide / 0.4)):
             pen.box(0.4 * i, 0, 0.4 * i + 0.06, high, line)
@@ -428,7 +437,7 @@ def _house(rng, pen, wide, lit):
         base, step = 1.9 * floor + 0.95, wide / columns
         shop = floor == 0 and rng.random() < 0.4
         for i in range(columns):
-            shine = rng.random() < lit
+            shine = lit and rng.random() < lit
             glass = (255, 222, 140) if shine else _tone(pane, rng.uniform(0.8, 1.25))
             label = BUILDING + LIT if shine else None
             left, right = (i + 0.22) * step, (i + 0.78) * step
@@ -593,14 +602,13 @@ def _sign(rng, pen, along):
 def _person(rng, pen, along):
     coat, legs, hair = _any(rng), _any(rng), rng.choice(((60, 44, 36), (150, 106, 60), (44, 44, 50)))
     skin = rng.choice(((232, 190, 160), (190, 140, 104), (122, 84, 62)))
-    _shadow(pen, 0.45)
-    for x in (-0.17, 0.17):
-        pen.box(x - 0.13, 0, x + 0.13, 0.75, _tone(legs, 0.8), PERSON)
-    shape = [(-0.44, 0.6), (-0.34, 1.35), (0.34, 1.35), (0.44, 0.6)]
-    pen.polygon(shape, coat, PERSON)
-    pen.polygon([(0.1, 0.6), (0.1, 1.35), (0.34, 1.35), (0.44, 0.6)], _tone(coat, 0.8), PERSON)
-    pen.disc(0, 1.62, 0.27, 0.29, skin, PERSON)
-    pen.disc(0, 1.74, 0.29, 0.2, hair, PERSON)
+    _shadow(pen, 0.55)
+    for x in (-0.21, 0.21):
+        pen.box(x - 0.17, 0, x + 0.17, 0.9, _tone(legs, 0.8), PERSON)
+    pen.polygon([(-0.54, 0.7), (-0.42, 1.6), (0.42, 1.6), (0.54, 0.7)], coat, PERSON)
+    pen.polygon([(0.14, 0.7), (0.14, 1.6), (0.42, 1.6), (0.54, 0.7)], _tone(coat, 0.8), PERSON)
+    pen.disc(0, 1.9, 0.33, 0.35, skin, PERSON)
+    pen.disc(0, 2.04, 0.35, 0.24, hair, PERSON)
 
 
 @functools.cache
@@ -627,7 +635,7 @@ def _light(rng, hour, image, mask):
     shine = (mask >= LIT).astype("float32")
     leaves, grain, patches = (_cut(rng, field, height, width) for field in _noise())
     rough = np.array([0, 0.05, 0.13, 0.06, 0.06, 0.01, 0.02, 0.01, 0.02], "float32")[label]
-    gain = 1 + rough * grain + np.where(label == TREE, 0.3 * leaves, 0)
+    gain = 1 + rough * grain + np.where(label == TREE, 0.36 * leaves, 0)
     slope_x, slope_y = rng.uniform(-0.14, 0.14), rng.uniform(-0.1, 0.1)
     gain *= 1 + slope_x * np.linspace(-1, 1, width, dtype="float32")
     gain *= 1 + slope_y * np.linspace(-1, 1, height, dtype="float32")[:, None]
@@ -646,4 +654,4 @@ def _cut(rng, field, height, width):
     rows, columns = rng.randrange(256), rng.randrange(256)
     rows = np.arange(rows, rows + height) % 256
     columns = np.arange(columns, columns + width) % 256
-    return field[rows[:, None], columns]
+    return field.take(rows, 0).take(columns, 1)

@@ -1,8 +1,8 @@
 """EncNet: Context Encoding for Semantic Segmentation (Zhang et al., CVPR 2018).
 
-    images ─ normalize ─ dilated ResNet ─┬─ stage 3 ─ fcn_head ──────────────── aux
-                                         └─ stage 4 ─ enc_head ─┬─ upsample ─── logits
-                                                                └─ which classes ─ se
+images ─ normalize ─ dilated ResNet ─┬─ stage 3 ─ fcn_head ──────────────── aux
+                                     └─ stage 4 ─ enc_head ─┬─ upsample ─── logits
+                                                            └─ which classes ─ se
 """
 
 import contextlib
@@ -129,7 +129,9 @@ class EncNet(SegmentationTrainer, keras.Model):
             logits = upsample(pixel, images)
             heads = {"logits": logits}
             if aux_head:
-                heads["aux"] = upsample(fcn_head(features[-2], num_classes, dropout=dropout), images)
+                heads["aux"] = upsample(
+                    fcn_head(features[-2], num_classes, dropout=dropout), images
+                )
             if se_head:
                 heads["se"] = se
 
@@ -203,8 +205,7 @@ class EncNet(SegmentationTrainer, keras.Model):
 
     def get_config(self):
         return {
-            "backbone": self.backbone_name
-            or keras.saving.serialize_keras_object(self.backbone),
+            "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
             "num_classes": self.num_classes,
             "labels": self.labels and list(self.labels),
             "palette": self._palette and [list(colour) for colour in self._palette],

@@ -95,9 +95,7 @@ def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
 
 def basic_block(x, filters, out_channels, *, strides, dilation_rate, name):
     """Two 3×3 convolutions and a shortcut (ResNet-18 and -34); only the first one dilates."""
-    y = ConvNorm(
-        filters, 3, strides=strides, dilation_rate=dilation_rate, name=f"{name}_conv1"
-    )(x)
+    y = ConvNorm(filters, 3, strides=strides, dilation_rate=dilation_rate, name=f"{name}_conv1")(x)
     y = ConvNorm(out_channels, 3, relu=False, gamma_initializer="zeros", name=f"{name}_conv2")(y)
     return add_shortcut(x, y, strides, name)
 
@@ -105,9 +103,7 @@ def basic_block(x, filters, out_channels, *, strides, dilation_rate, name):
 def bottleneck(x, filters, out_channels, *, strides, dilation_rate, name):
     """1×1, 3×3 and 1×1 convolutions and a shortcut (ResNet-50 and deeper)."""
     y = ConvNorm(filters, 1, name=f"{name}_conv1")(x)
-    y = ConvNorm(
-        filters, 3, strides=strides, dilation_rate=dilation_rate, name=f"{name}_conv2"
-    )(y)
+    y = ConvNorm(filters, 3, strides=strides, dilation_rate=dilation_rate, name=f"{name}_conv2")(y)
     y = ConvNorm(out_channels, 1, relu=False, gamma_initializer="zeros", name=f"{name}_conv3")(y)
     return add_shortcut(x, y, strides, name)
 

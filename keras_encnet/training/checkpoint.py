@@ -1,6 +1,8 @@
 import os
 import pathlib
 import re
+import signal
+import threading
 import time
 
 import keras
@@ -10,11 +12,12 @@ class Checkpoint(keras.callbacks.Callback):
     """Keeps the newest whole state of a training in a directory.
 
     The file's name holds the number of steps done, and it appears in one rename: whatever kills the
-    process, the newest file is whole, and training goes on from there.
+    process, the newest file is whole, and training goes on from there. Ctrl-C saves once more, at
+    the end of the step, and then raises `KeyboardInterrupt`; `close` ends that.
 
     Args:
         directory: where the file is kept.
-        every: seconds between two saves; one more follows each epoch and Ctrl-C.
+        every: seconds between two saves; one more follows each epoch.
         start: steps done before.
     """
 
@@ -23,6 +26,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.directory = pathlib.Path(directory)
         self.every = every
         self.step = self.saved = start
+        self._interrupted = self._main = False
 
     @staticmethod
     def newest(directory):
@@ -37,11 +41,17 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._time = time.monotonic()
+        # Only the main thread may say what Ctrl-C does.
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if time.monotonic() - self._time > self.every:
+        if self._interrupted or time.monotonic() - self._time > self.every:
             self.save()
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch, logs=None):
         self.save()
@@ -51,10 +61,20 @@ class Checkpoint(keras.callbacks.Callback):
         if self.step == self.saved:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
+        old, _ = self.newest(self.directory)
         beside = self.directory / "unfinished.keras"
         self.model.save(beside)
-        old, _ = self.newest(self.directory)
         os.replace(beside, self.directory / f"step-{self.step:08d}.keras")
         if old is not None:
             old.unlink(missing_ok=True)
         self._time, self.saved = time.monotonic(), self.step
+
+    def _interrupt(self, *_):
+        if self._interrupted:  # Ctrl-C again: at once
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def close(self):
+        """Gives Ctrl-C its usual meaning back."""
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)

@@ -3,6 +3,7 @@
 Masks are integers `(batch, height, width)`. Logits are float32.
 """
 
+import numpy as np
 from keras import losses, ops
 
 
@@ -107,7 +108,9 @@ def presence(labels, counted, num_classes):
     """
     batch = ops.shape(labels)[0]
     # Counting into one bin for each image and class spares a one-hot tensor of every pixel.
-    bins = ops.reshape(labels, (batch, -1)) + num_classes * ops.arange(batch, dtype="int32")[:, None]
+    bins = (
+        ops.reshape(labels, (batch, -1)) + num_classes * ops.arange(batch, dtype="int32")[:, None]
+    )
     counts = ops.segment_sum(
         ops.reshape(counted, (-1,)), ops.reshape(bins, (-1,)), num_segments=batch * num_classes
     )
@@ -123,3 +126,25 @@ def se_loss(labels, counted, se_logits):
     target = presence(labels, counted, se_logits.shape[-1])
     loss = ops.mean(ops.binary_crossentropy(target, se_logits, from_logits=True))
     return loss * ops.cast(ops.any(counted > 0), "float32")
+
+
+def class_weights(pairs, num_classes):
+    """Weights for `compile(class_weight=...)` that make rare classes count more, of mean 1.
+
+    `1 / ln(1.02 + p)` of a class's share of the pixels `p`, as ENet (Paszke et al., 2016) has them:
+    at most 50 times, where the inverse of `p` knows no bound.
+
+    Args:
+        pairs: `keras_encnet.data.Pairs`; every mask is read.
+        num_classes: number of classes; other values are left out.
+
+    >>> pairs = keras_encnet.data.Pairs([(np.zeros((32, 32, 3), "uint8"), np.eye(32, dtype="uint8"))])
+    >>> class_weights(pairs, 2).round(2).tolist()
+    [0.14, 1.86]
+    """
+    counts = sum(
+        np.bincount(mask[mask < num_classes], minlength=num_classes)
+        for mask in (pairs.mask(i) for i in range(len(pairs)))
+    )
+    weights = 1 / np.log(1.02 + counts / counts.sum())
+    return weights / weights.mean()

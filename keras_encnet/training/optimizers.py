@@ -24,9 +24,7 @@ class SGD(keras.optimizers.SGD):
     0.9
     """
 
-    def __init__(
-        self, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, name="sgd", **kwargs
-    ):
+    def __init__(self, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, name="sgd", **kwargs):
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
         self.gradient_decay = weight_decay
 

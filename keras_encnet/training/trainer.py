@@ -5,7 +5,6 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_encnet.training import losses
 from keras_encnet.training.optimizers import SGD
@@ -28,7 +27,7 @@ class SegmentationTrainer:
         # Labels outside the classes, in data that cannot be looked at before.
         self._stray_labels = keras.metrics.Sum(name="stray_labels")
         self._evaluating = False
-        self._checked = None
+        object.__setattr__(self, "_checked", [])
 
     def compile(
         self,
@@ -158,7 +157,7 @@ class SegmentationTrainer:
                 "`fit(class_weight=...)` cannot weigh the pixels of a mask. "
                 "Pass it to the model: `model.compile(class_weight=...)`."
             )
-        self._check_data(x, y)
+        self._check_data(x, y, training=True)
         validation = kwargs.get("validation_data")
         if validation is not None:
             self._check_data(*(validation if isinstance(validation, tuple) else (validation,))[:2])
@@ -174,15 +173,17 @@ class SegmentationTrainer:
         self._check_data(x)
         return super().predict(x, **kwargs)
 
-    def _check_data(self, images, masks=None):
+    def _check_data(self, images, masks=None, *, training=False):
         from keras_encnet.data.checks import check_arrays, check_masks
 
+        classes = (self.num_classes, self.ignore_index, self.labels)
         if isinstance(images, np.ndarray):
-            check_arrays(images, masks, self.num_classes, self.ignore_index)
-        elif getattr(images, "pairs", None) is not None and images is not self._checked:
-            check_masks(images.pairs, self.num_classes, self.ignore_index, self.labels)
-            # The same batches come again in `evaluate` or a second `fit`; reading them costs time.
-            object.__setattr__(self, "_checked", images)
+            check_arrays(images, masks, *classes, training=training)
+        pairs = getattr(images, "pairs", None)
+        # The same batches come again in the next `fit`, and reading every mask costs time.
+        if pairs is not None and not any(pairs is known for known in self._checked):
+            check_masks(pairs, *classes, training=training)
+            self._checked.append(pairs)
 
     def _warn_of_stray_labels(self):
         count = int(self._stray_labels.result())
@@ -206,9 +207,7 @@ class SegmentationTrainer:
 
 def mean_iou(num_classes):
     """The metric `miou`. Its counts are float32, so that they can be weighted and never wrap."""
-    return keras.metrics.MeanIoU(
-        num_classes, sparse_y_pred=False, name="miou", dtype="float32"
-    )
+    return keras.metrics.MeanIoU(num_classes, sparse_y_pred=False, name="miou", dtype="float32")
 
 
 def _class_weight(weights, num_classes):

@@ -1,60 +1,64 @@
-"""Writes the golden outputs beside this file: what the PyTorch EncNets compute, for tests without them.
+"""Writes the golden outputs beside this file: the PyTorch EncNets' own, for tests without PyTorch.
 
     <oracle environment>/bin/python tests/golden/make.py --oracles <path to oracles.py>
 
-needs PyTorch, mmsegmentation 1.2.2 and torch-encoding 1.2.1; about two minutes on two cores. All
-weights, images and layer inputs come from `weights.py`, so the files hold outputs alone. Spatial
-arrays are channels last. Networks run in float32 on the CPU as their users run them; what serves as a
-formula's truth (gradients, losses, optimizer) runs in float64.
+needs PyTorch, mmsegmentation 1.2.2 and torch-encoding 1.2.1; about three minutes on two cores. All
+weights, images and layer inputs come from `weights.py`, so the files hold little but outputs.
+Spatial arrays are channels last. Networks run in float32 on the CPU, as their users run them; what
+serves as a formula's truth (gradients, losses, optimizer) runs in float64.
 
-`shapes.json`: {architecture: {key: shape}}: the state dict of each architecture under its own code
+`shapes.json`: {architecture: {key: shape}}, the state dict of each architecture under its own code
 base's keys, -1 standing for the number of classes.
 
-`cases.json`: {case: {...}}, a record for each whole-network case, by `source` ("mmsegmentation" or
-"pytorch-encoding"): `architecture` (into shapes.json), `depth`, `stem` ("v1c", "s"), `num_classes`,
+`cases.json`: {case: {...}}, a record for each run of a whole network: `source` ("mmsegmentation" or
+"pytorch-encoding"), `architecture` (into shapes.json), `depth`, `stem` ("v1c", "s"), `num_classes`,
 `align_corners`, `output_stride`, `laterals`, `se_head`, `weights_seed`, `image_seed`, `height`,
-`width`, `image_sum` (to see that the image is the same), `largest` ({"logits", "aux", "se"}: largest
-magnitude over the whole output, the unit of a tolerance) and `float32_error` (how far the original's
-float32 is from its float64, in that unit).
+`width`, `image_sum` (of the image's values, to see that it is the same), `largest` ({"logits",
+"aux", "se"}: largest magnitude over the whole output, the unit of a tolerance) and `float32_error`
+(how far the original's float32 is from its float64, in that unit).
 
-`networks.npz`, float32, for each case, P sampled pixels of the image, C classes:
+`networks.npz`, for each case, P sampled pixels of the image, C classes, float32 but for the first:
     <case>/positions  int16 (P, 2)   row and column; the corners are always among them
     <case>/logits     (P, C)         logits at the image's size, as the original resizes them
     <case>/aux        (P, C)         the same of the auxiliary head
     <case>/se         (C,)           SE logits, before the sigmoid; absent without that head
-    <case>/logits_mean, <case>/aux_mean  (C,)  means over all pixels
+    <case>/logits_mean, aux_mean (C,)   means over all pixels of the float64 run
 
 `layers.npz`:
     encoding/<case>/shape         int (5,): B, H, W, C, K
-    encoding/<case>/seed, offset  the inputs are `encoding_inputs(shape, seed, offset)` in this file
+    encoding/<case>/seed, offset  the inputs are `encoding_inputs(shape, seed, offset)`
     encoding/<case>/mmseg, pytorch_encoding   float32 (B, K, C), of the two originals in float32
-    encoding/<case>/exact         float64 (B, K, C), the formula as the paper writes it
-    encoding/<case>/grad_x, grad_codewords, grad_scale   float64, of sum(exact * noise("out", ...))
-    resize/<h>x<w>-<H>x<W>/corners, centres   float32 (2, H, W, 3): align_corners True, False of
-                                  float32 noise("resize", (2, h, w, 3))
-    resize_grad/<h>x<w>-<H>x<W>/corners, centres   float64 (2, h, w, 3): gradient of
-                                  sum(resized * noise("out", (2, H, W, 3)))
+    encoding/<case>/exact         float32 (B, K, C), the paper's formula computed in float64
+    encoding/<case>/grad_x (B, H, W, C), grad_codewords (K, C), grad_scale (K,)   float32, computed
+                                  in float64, of sum(exact * noise("out", (B, K, C), seed))
+    resize/<h>x<w>-<H>x<W>/corners, centres   float32 (1, H, W, 2): align_corners True, False of
+                                  float32 noise("resize", (1, h, w, 2))
+    resize_grad/<h>x<w>-<H>x<W>/corners, centres   float32 (1, h, w, 2), computed in float64:
+                                  gradient of sum(resized * noise("out", (1, H, W, 2)))
 
 `training.npz`, losses and SGD:
     losses/<case>/mask            uint8 (2, 8, 9), 5 classes, 255 ignored
-    losses/<case>/logits, aux, se    float64 (2, h, w, 5) before any resize, (2, 5)
+    losses/<case>/logits, aux, se    float32 (2, h, w, 5) before any resize, (2, 5)
     losses/<case>/align_corners, avg_non_ignore   bool; losses/<case>/class_weight (5,) where given
     losses/<case>/presence        (2, 5) the SE head's targets
     losses/<case>/pixel, aux_loss, se_loss, total   float64 scalars, weighted by 1, 0.4, 0.2
-    losses/<case>/grad_logits, grad_aux, grad_se    of the total
-    (the cases "paper-..." are PyTorch-Encoding's SegmentationLosses on logits at the mask's size; its
-    total alone)
-    sgd/<case>/momentum, weight_decay; start (n,), gradients (5, n), rates (5,), steps (5, n): values
-    after each step; sgd/quadratic/*: the gradient is matrix @ value - vector at the current value
-`training.npz` and `training.json`, one step of the whole ResNet-18 EncNet of mmsegmentation in train
-mode, without dropout, in float64:
-    step/images uint8 (2, 64, 64, 3), step/masks uint8 (2, 64, 64)
+    losses/<case>/grad_logits, grad_aux, grad_se    float32, of the total; computed in float64
+    losses/paper-<case>/...       PyTorch-Encoding's SegmentationLosses, mask and logits alike; of
+                                  its results the total and its gradients
+    sgd/<case>/momentum, weight_decay   scalars
+    sgd/<case>/start (n,), gradients (5, n), rates (5,), steps (5, n)   float64; values after each
+                                  step of torch.optim.SGD
+    sgd/quadratic/matrix, vector  there the gradient is matrix @ value - vector, at each value
+
+`training.npz` and `training.json`, one step of mmsegmentation's ResNet-18 EncNet in train mode
+without dropout, in float64:
+    step/images, masks            uint8 (2, 64, 64, 3), (2, 64, 64)
     step/gradient/<key>           (n,) sampled entries of the gradient
     step/entries/<key>            int32 (n,), their indices in the flattened PyTorch array
-    step/running/<key>, step/running_entries/<key>   sampled running statistics after the step
-    training.json: {"architecture", "num_classes", "weights_seed", "losses": {...}, "sum_of_squares":
-    {key: of its gradient}, "float32_error": {key: largest error of the gradient of the original's own
-    float32, over the gradient's largest entry}}
+    step/running/<key>, running_entries/<key>   the same of running statistics after the step
+    training.json                 architecture, num_classes, weights_seed; `losses`; and by key
+        `sum_of_squares` of the gradient and `float32_error`, the largest error of the original's
+        own float32 gradient over the gradient's largest entry
 """
 
 import argparse
@@ -63,7 +67,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from weights import image, noise, state_dict
+
+from weights import encoding_inputs, image, noise, state_dict
 
 HERE = Path(__file__).parent
 MEAN = np.float32([123.675, 116.28, 103.53])
@@ -243,14 +248,6 @@ def positions(name, height, width, count=48):
 # Layers
 
 
-def encoding_inputs(shape, seed, offset):
-    """x (B, H, W, C), codewords (K, C) and scale (K,) of an encoding case, float64."""
-    batch, height, width, channels, codes = (int(n) for n in shape)
-    x = offset + noise("x", (batch, height, width, channels), seed)
-    codewords = offset + noise("codewords", (codes, channels), seed)
-    return x, codewords, -0.5 - 0.5 * noise("scale", (codes,), seed)
-
-
 def encoding_layers():
     import torch
     from encoding.nn import encoding as theirs
@@ -267,8 +264,8 @@ def encoding_layers():
     for shape, seed, offset in table:
         name = "encoding/" + "x".join(map(str, shape)) + f"-{seed}"
         batch, height, width, channels, codes = shape
-        x, codewords, scale = encoding_inputs(shape, seed, offset)
-        nchw = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).float()
+        inputs = x, codewords, scale = encoding_inputs(shape, seed, offset)
+        nchw = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
         arrays[f"{name}/shape"] = np.array(shape)
         arrays[f"{name}/seed"], arrays[f"{name}/offset"] = np.array(seed), np.array(offset)
         originals = {
@@ -276,18 +273,18 @@ def encoding_layers():
             "pytorch_encoding": theirs.Encoding(channels, codes),
         }
         for key, layer in originals.items():
-            layer.codewords.data = torch.from_numpy(codewords).float()
-            layer.scale.data = torch.from_numpy(scale).float()
+            layer.codewords.data = torch.from_numpy(codewords)
+            layer.scale.data = torch.from_numpy(scale)
             arrays[f"{name}/{key}"] = layer(nchw).detach().numpy()
 
-        leaves = [torch.from_numpy(value).requires_grad_() for value in (x, codewords, scale)]
+        leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in inputs]
         residual = leaves[0].reshape(batch, -1, 1, channels) - leaves[1]
         assigned = torch.softmax(leaves[2] * residual.square().sum(-1), -1)
         out = (assigned[..., None] * residual).sum(1)
         (out * torch.from_numpy(noise("out", tuple(out.shape), seed))).sum().backward()
-        arrays[f"{name}/exact"] = out.detach().numpy()
+        arrays[f"{name}/exact"] = out.detach().numpy().astype("float32")
         for key, leaf in zip(("x", "codewords", "scale"), leaves, strict=True):
-            arrays[f"{name}/grad_{key}"] = leaf.grad.numpy()
+            arrays[f"{name}/grad_{key}"] = leaf.grad.numpy().astype("float32")
     return arrays
 
 
@@ -304,7 +301,7 @@ def resizes():
     ]  # fmt: skip
     for small, large in table:
         size = f"{small[0]}x{small[1]}-{large[0]}x{large[1]}"
-        values = noise("resize", (2, *small, 3))
+        values = noise("resize", (1, *small, 2))
         for rule, corners in (("corners", True), ("centres", False)):
             x = torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
             y = interpolate(x.float(), large, mode="bilinear", align_corners=corners)
@@ -312,10 +309,10 @@ def resizes():
             if small in ((7, 5), (16, 12)):
                 x.requires_grad_()
                 y = interpolate(x, large, mode="bilinear", align_corners=corners)
-                out = torch.from_numpy(noise("out", (2, *large, 3)).transpose(0, 3, 1, 2).copy())
+                out = torch.from_numpy(noise("out", (1, *large, 2)).transpose(0, 3, 1, 2).copy())
                 (y * out).sum().backward()
                 grad = x.grad.permute(0, 2, 3, 1).contiguous().numpy()
-                arrays[f"resize_grad/{size}/{rule}"] = grad
+                arrays[f"resize_grad/{size}/{rule}"] = grad.astype("float32")
     return arrays
 
 
@@ -326,10 +323,11 @@ def losses():
     arrays = {}
     size, classes = (8, 9), 5
     drawn = np.floor((noise("mask", (2, *size)) + 1) / 2 * classes).astype("uint8")
-    drawn[0, :, :4][drawn[0, :, :4] == 3] = 1
+    drawn[0][drawn[0] == 3] = 1
+    drawn[1][drawn[1] % 4 == 0] = 2
     some, alone, none = drawn.copy(), drawn.copy(), drawn.copy()
     some[noise("ignored", some.shape) > 0.3] = 255
-    some[1][some[1] == 2] = 255
+    some[1][some[1] == 1] = 255
     alone[1], alone[0, 0, :3] = 255, 255
     none[:] = 255
     heavy = (0.5, 1.0, 2.0, 0.25, 3.0)
@@ -347,11 +345,7 @@ def losses():
         "class-weight-counted": (drawn, size, False, True, heavy),
     }
     for name, (mask, low, corners, counted, weights) in table.items():
-        given = {
-            "logits": 3 * noise(f"{name}/logits", (2, *low, classes)),
-            "aux": 3 * noise(f"{name}/aux", (2, *low, classes)),
-            "se": 3 * noise(f"{name}/se", (2, classes)),
-        }
+        given = drawn_outputs(name, low, classes)
         results = mmseg_losses(mask, given, corners, counted, weights)
         record = {"mask": mask, "align_corners": corners, "avg_non_ignore": counted}
         if weights:
@@ -359,28 +353,33 @@ def losses():
         for key, value in (given | record | results).items():
             arrays[f"losses/{name}/{key}"] = np.asarray(value)
     for name, mask in {"full": drawn, "ignored": some, "empty-image": alone}.items():
-        given = {
-            "logits": 3 * noise(f"paper-{name}/logits", (2, *size, classes)),
-            "aux": 3 * noise(f"paper-{name}/aux", (2, *size, classes)),
-            "se": 3 * noise(f"paper-{name}/se", (2, classes)),
-        }
+        given = drawn_outputs(f"paper-{name}", size, classes)
         for key, value in (given | {"mask": mask} | paper_losses(mask, given)).items():
             arrays[f"losses/paper-{name}/{key}"] = np.asarray(value)
     return arrays
 
 
+def drawn_outputs(name, size, classes):
+    """What the three heads might have put out for two images, float32."""
+    shapes = {"logits": (2, *size, classes), "aux": (2, *size, classes), "se": (2, classes)}
+    return {k: (3 * noise(f"{name}/{k}", v)).astype("float32") for k, v in shapes.items()}
+
+
 def leaves_of(given):
-    """The given arrays as PyTorch leaves, channels first."""
+    """The given arrays as float64 PyTorch leaves, channels first."""
     import torch
 
     return {
-        key: torch.from_numpy(np.moveaxis(value, -1, 1).copy()).requires_grad_()
+        key: torch.from_numpy(np.moveaxis(value, -1, 1).astype("float64")).requires_grad_()
         for key, value in given.items()
     }
 
 
 def grads_of(leaves):
-    return {f"grad_{key}": np.moveaxis(leaf.grad.numpy(), 1, -1) for key, leaf in leaves.items()}
+    return {
+        f"grad_{key}": np.moveaxis(leaf.grad.numpy(), 1, -1).astype("float32")
+        for key, leaf in leaves.items()
+    }
 
 
 def mmseg_losses(mask, given, corners, counted, class_weight):

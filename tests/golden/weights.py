@@ -1,8 +1,8 @@
 """Weights and images that a few integers determine, alike in NumPy, Keras and PyTorch.
 
 The golden outputs in this directory and the benchmarks need the same network in two frameworks and
-no file between them. Values come from `numpy.random.RandomState`, whose stream NumPy has frozen, and
-are uniform, so that only exact arithmetic lies between the seed and the value.
+no file between them. Values come from `numpy.random.RandomState`, whose stream NumPy has frozen,
+and are uniform, so that only exact arithmetic lies between the seed and the value.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def weight(key, shape, seed=0):
     elif key.endswith("running_mean"):
         u = 0.3 * u
     elif key.endswith("running_var"):
-        u = (1.0 + 0.5 * u) * (2500.0 if over_codes else 1.0)
+        u = (1.0 + 0.5 * u) * (100.0 if over_codes else 1.0)
     elif key.endswith("bias"):
         u = 0.2 * u
     elif len(shape) == 1:
@@ -63,6 +63,21 @@ def _gain(key):
 def state_dict(shapes, seed=0):
     """The whole state dict, `{key: array}`, for `shapes`, `{key: shape}`."""
     return {key: weight(key, tuple(shape), seed) for key, shape in shapes.items()}
+
+
+def encoding_inputs(shape, seed, offset=0.0):
+    """Inputs of the Encoding layer for `shape` (B, H, W, C, K): x (B, H, W, C), codewords (K, C)
+    and scale (K,) in (-1, 0], float32. `offset` moves the first two away from the origin, where
+    distances cancel.
+
+    >>> [values.shape for values in encoding_inputs((2, 5, 7, 8, 6), seed=0)]
+    [(2, 5, 7, 8), (6, 8), (6,)]
+    """
+    batch, height, width, channels, codes = (int(n) for n in shape)
+    x = offset + noise("x", (batch, height, width, channels), seed)
+    codewords = offset + noise("codewords", (codes, channels), seed)
+    scale = -0.5 - 0.5 * noise("scale", (codes,), seed)
+    return x.astype("float32"), codewords.astype("float32"), scale.astype("float32")
 
 
 def image(seed, height, width):

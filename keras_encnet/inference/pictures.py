@@ -1,0 +1,177 @@
+"""Pictures of segmentations: colours, overlays, legends, and comparisons with the truth."""
+
+import colorsys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
+STRIP = 256
+
+
+def default_palette(num_classes):
+    """Colours for classes that have none: distinct, and far apart for neighbours.
+
+    Hues a golden ratio of the circle apart, in turn bright, deep and pale.
+
+    Args:
+        num_classes: how many, up to 65,536.
+
+    Returns:
+        `uint8` array `(num_classes, 3)`, RGB; the same each time.
+
+    >>> default_palette(2).tolist()
+    [[230, 60, 50], [29, 89, 204]]
+    """
+    shades = ((0.78, 0.90), (0.86, 0.80), (0.50, 0.98), (0.95, 0.55), (0.35, 0.75))
+    colours, taken = [], set()
+    for i in range(num_classes):
+        hue = (0.01 + i * 0.6180339887498949) % 1
+        rgb = [round(255 * part) for part in colorsys.hsv_to_rgb(hue, *shades[i % len(shades)])]
+        # Past some hundred classes hues meet again: step to the next colour that is free.
+        code = rgb[0] << 16 | rgb[1] << 8 | rgb[2]
+        while code in taken:
+            code = (code + 1) % (1 << 24)
+        taken.add(code)
+        colours.append((code >> 16, code >> 8 & 255, code & 255))
+    return np.array(colours, "uint8").reshape(-1, 3)
+
+
+def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
+    """The image with its classes coloured in, and below it a legend of those that occur.
+
+    Args:
+        image: `uint8` RGB array `(height, width, 3)`.
+        label_map: integers `(height, width)`, indices of `labels`.
+        labels: names of the classes.
+        palette: `uint8` `(num_classes, 3)`, RGB.
+        alpha: weight of the colours, 0 (the image alone) to 1 (the colours alone).
+        legend: whether to add the legend; the picture is then taller, and as wide as it needs.
+
+    Returns:
+        PIL image, RGB; of the image's own size without a legend.
+
+    Raises:
+        ValueError: `alpha` is outside [0, 1].
+
+    >>> import numpy as np
+    >>> image, label_map = np.zeros((40, 60, 3), "uint8"), np.zeros((40, 60), "uint8")
+    >>> overlay(image, label_map, ["road"], [[0, 255, 0]], legend=False).getpixel((0, 0))
+    (0, 128, 0)
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` is {alpha}, expected a number from 0 to 1.")
+    palette = np.asarray(palette, "float32")
+    blend = np.empty(image.shape, "uint8")
+    for top in range(0, len(image), STRIP):  # so that a large photograph needs no large floats
+        part = slice(top, top + STRIP)
+        blend[part] = np.rint(
+            image[part] * np.float32(1 - alpha) + (palette * alpha)[label_map[part]]
+        )
+    picture = Image.fromarray(blend)
+    if not legend:
+        return picture
+    counts = np.bincount(label_map.reshape(-1), minlength=len(labels))
+    entries = [
+        (f"{labels[i]}  {percent(counts[i] / label_map.size)}", tuple(int(c) for c in palette[i]))
+        for i in np.argsort(-counts, kind="stable")
+        if counts[i]
+    ]
+    key = _legend(entries, picture.width, size=max(13, round(max(picture.size) / 60)))
+    canvas = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
+    canvas.paste(picture, ((key.width - picture.width) // 2, 0))
+    canvas.paste(key, (0, picture.height))
+    return canvas
+
+
+def comparison(
+    rows, labels, palette, *, titles=("image", "truth", "prediction"), ignore_index=255, width=360
+):
+    """A table of pictures: image, truth and prediction side by side, with a legend of all classes.
+
+    Args:
+        rows: tuples of one image, `uint8` RGB `(height, width, 3)`, and any number of label maps,
+            integers `(height, width)`; usually (image, truth, prediction).
+        labels: names of the classes.
+        palette: `uint8` `(num_classes, 3)`, RGB.
+        titles: the columns' headings.
+        ignore_index: the label that is drawn white and named "not labelled".
+        width: of a column in pixels; heights follow.
+
+    Returns:
+        PIL image, RGB.
+
+    Raises:
+        ValueError: there are no rows, or one is not as long as `titles`.
+
+    >>> import numpy as np
+    >>> image, truth = np.zeros((30, 40, 3), "uint8"), np.zeros((30, 40), "uint8")
+    >>> comparison([(image, truth, truth)], ["road"], [[0, 255, 0]], width=100).mode
+    'RGB'
+    """
+    rows = [tuple(row) for row in rows]
+    if not rows or any(len(row) != len(titles) for row in rows):
+        raise ValueError(
+            f"`rows` have lengths {[len(row) for row in rows]}, expected one or more rows of "
+            f"{len(titles)}: an entry for each of the titles {tuple(titles)}."
+        )
+    palette = np.asarray(palette, "uint8")
+    size = max(14, round(width / 22))
+    font, gap = ImageFont.load_default(size), round(size * 0.8)
+    pictures = [[_cell(entry, palette, ignore_index, width) for entry in row] for row in rows]
+
+    entries = [(name, tuple(c)) for name, c in zip(labels, palette.tolist(), strict=True)]
+    if any((np.asarray(entry) == ignore_index).any() for row in rows for entry in row[1:]):
+        entries.append(("not labelled", PAPER))
+    key = _legend(entries, len(titles) * (width + gap) + gap, size)
+
+    top = gap + round(size * 1.8)
+    height = top + sum(row[0].height + gap for row in pictures) + key.height
+    canvas = Image.new("RGB", (key.width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        left = gap + column * (width + gap)
+        draw.text((left, gap), title, INK, font)
+        y = top
+        for row in pictures:
+            canvas.paste(row[column], (left, y))
+            y += row[0].height + gap
+    canvas.paste(key, (0, y - gap // 2))
+    return canvas
+
+
+def _cell(entry, palette, ignore_index, width):
+    entry = np.asarray(entry)
+    is_image = entry.ndim == 3
+    if not is_image:
+        colours = np.full((max(int(entry.max()), ignore_index or 0, len(palette) - 1) + 1, 3), 255)
+        colours[: len(palette)] = palette
+        entry = colours.astype("uint8")[entry]
+    height = max(1, round(entry.shape[0] * width / entry.shape[1]))
+    return Image.fromarray(entry).resize(
+        (width, height), Image.Resampling.BICUBIC if is_image else Image.Resampling.NEAREST
+    )
+
+
+def percent(fraction):
+    return f"{100 * fraction:.0f} %" if fraction >= 0.01 else "<1 %"
+
+
+def _legend(entries, width, size):
+    """Swatches and names in as many columns as fit into `width`, or one that is wider."""
+    font, pad, swatch = ImageFont.load_default(size), round(size * 0.7), round(size * 1.1)
+    line = round(size * 1.6)
+    column = max(font.getlength(name) for name, _ in entries) + swatch + round(size * 1.6)
+    columns = min(len(entries), max(1, int((width - 2 * pad) // column)))
+    lines = -(-len(entries) // columns)
+    canvas = Image.new(
+        "RGB", (max(width, round(columns * column + pad)), lines * line + 2 * pad), PAPER
+    )
+    draw = ImageDraw.Draw(canvas)
+    for i, (name, colour) in enumerate(entries):
+        left, top = pad + round(i // lines * column), pad + i % lines * line
+        middle = top + line // 2
+        box = (left, middle - swatch // 2, left + swatch, middle - swatch // 2 + swatch)
+        draw.rectangle(box, colour, LINE)
+        draw.text((left + swatch + size // 2, middle), name, INK, font, anchor="lm")
+    return canvas

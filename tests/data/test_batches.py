@@ -1,0 +1,208 @@
+"""Batches: new crops each epoch, the same by seed on every backend, and going on from any step."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_encnet.data import Pairs, batches
+
+RNG = np.random.default_rng(0)
+
+
+def some_pairs(count, height=40, width=44):
+    return [
+        (RNG.integers(0, 256, (height, width, 3), dtype="uint8"), np.full((height, width), i))
+        for i in range(count)
+    ]
+
+
+PAIRS = [(image, mask.astype("uint8")) for image, mask in some_pairs(9)]
+
+
+def training(pairs=PAIRS, **options):
+    return batches(
+        pairs, **{"size": (32, 32), "batch_size": 2, "augment": True, "seed": 5} | options
+    )
+
+
+def stream(steps, **options):
+    """The batches of the global steps `steps`, each asked for on its own."""
+    data = training(**options)
+    return [fingerprint(data.start_at(step)[0][0]) for step in steps]
+
+
+def fingerprint(images):
+    return int((images.astype("int64") * np.arange(1, images.size + 1).reshape(images.shape)).sum())
+
+
+def model_that_records():
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, keras.layers.Conv2D(9, 1)(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    model.compile("sgd", loss, run_eagerly=True)
+    model.seen = []
+    step = model.train_step
+
+    def record(*args):  # JAX passes its state first
+        model.seen.append(fingerprint(keras.ops.convert_to_numpy(args[-1][0])))
+        return step(*args)
+
+    model.train_step = record
+    return model
+
+
+def test_fit_sees_the_stream_epoch_after_epoch():
+    model, data = model_that_records(), training()
+    model.fit(data, epochs=2, verbose=0)
+    model.fit(data, epochs=1, verbose=0)
+    assert data.steps_per_epoch == 4 and data.step == 12
+    assert model.seen == stream(range(12))
+    assert len(set(model.seen)) == 12
+
+
+def test_fit_goes_on_in_the_middle_of_an_epoch():
+    model, data = model_that_records(), training().start_at(5)
+    model.fit(data, epochs=1, verbose=0)
+    assert model.seen == stream([5, 6, 7]) and data.step == 8
+    model.fit(data, epochs=1, verbose=0)
+    assert model.seen == stream(range(5, 12))
+
+
+@pytest.mark.slow
+def test_the_same_batches_on_every_backend():
+    # Nothing but NumPy draws them: a process on another backend agrees to the bit.
+    other = "jax" if keras.backend.backend() != "jax" else "torch"
+    code = (
+        "import numpy as np; from keras_encnet.data import batches\n"
+        "pairs = [((np.arange(40 * 44 * 3) * (i + 3) % 256).reshape(40, 44, 3).astype('uint8'),"
+        " np.full((40, 44), i, 'uint8')) for i in range(4)]\n"
+        "data = batches(pairs, size=(32, 32), batch_size=2, augment=True, seed=1)\n"
+        "print([int(images.astype('int64').sum()) for images, masks in data])"
+    )
+    runs = []
+    for backend in (keras.backend.backend(), other):
+        environment = os.environ | {"KERAS_BACKEND": backend}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        )
+        if run.returncode and "No module named" in run.stderr:
+            pytest.skip(f"{backend} is not installed")
+        assert not run.returncode, run.stderr
+        runs.append(run.stdout)
+    assert runs[0] == runs[1]
+
+
+def test_threads_change_nothing():
+    def alone(step):
+        data = training()
+        return [
+            data._prepare(i, step // 4, place + 1)
+            for place, i in list(enumerate(data._shuffled(step // 4)))[step % 4 * 2 :][:2]
+        ]
+
+    data = training()
+    for step in (0, 1, 2, 3, 6):
+        images, masks = data.start_at(step)[0]
+        expected = alone(step)
+        np.testing.assert_array_equal(images, np.stack([image for image, mask in expected]))
+        np.testing.assert_array_equal(masks, np.stack([mask for image, mask in expected]))
+
+
+def test_batches_do_not_depend_on_what_was_asked_before():
+    data = training()
+    there = [fingerprint(data[i][0]) for i in (0, 1, 2, 3)]
+    back = [fingerprint(data[i][0]) for i in (3, 2, 1, 0)]
+    assert there == back[::-1] == stream(range(4))
+    assert [fingerprint(images) for images, masks in data] == there
+
+
+def test_an_epoch_holds_every_pair_once_but_the_rest_of_the_last_batch():
+    data = training(PAIRS, batch_size=2)
+    classes = [{int(m[m != 255].min()) for m in masks} for images, masks in data]
+    assert len(set().union(*classes)) == 8 and all(len(batch) == 2 for batch in classes)
+
+
+def test_a_set_smaller_than_a_batch_is_repeated():
+    images, masks = training(PAIRS[:3], batch_size=7)[0]
+    held = [int(m[m != 255].min()) for m in masks]
+    assert sorted(held)[:6:2] == [0, 1, 2] and min(held.count(i) for i in range(3)) == 2
+    assert len({fingerprint(image) for image in images}) == 7  # each with a crop of its own
+
+
+def test_seeds():
+    assert stream([0], seed=5) == stream([0]) != stream([0], seed=6)
+    drawn = training(seed=None)
+    assert drawn.seed != training(seed=None).seed
+    assert fingerprint(drawn[0][0]) == stream([0], seed=drawn.seed)[0]
+
+
+def test_without_augmentation_order_and_all_pairs_are_kept():
+    data = batches(PAIRS, size=(64, 48), batch_size=4)
+    images, masks = zip(*data, strict=True)
+    assert [len(batch) for batch in images] == [4, 4, 1]
+    masks = np.concatenate(masks)
+    assert [int(mask[0, 0]) for mask in masks] == list(range(9))
+    assert masks.shape == (9, 64, 48) and masks.dtype == "uint8"
+    # 40×44 fits into 64×48 by 12/11: 43.6 → 44 rows, the rest is padding.
+    assert (masks[:, 44:] == 255).all() and (masks[:, :44] != 255).all()
+    assert (np.concatenate(images)[:, 44:] == (124, 116, 104)).all()
+
+
+def test_images_as_they_are_go_into_batches_of_one_size():
+    sizes = [(40, 44), (40, 44), (40, 44), (48, 44), (40, 44), (40, 44)]
+    pairs = [(np.zeros((*size, 3), "uint8"), np.zeros(size, "uint8")) for size in sizes]
+    shapes = [images.shape[:3] for images, masks in batches(pairs, size=None, batch_size=2)]
+    assert shapes == [(2, 40, 44), (1, 40, 44), (1, 48, 44), (2, 40, 44)]
+
+
+def test_evaluate_and_predict_see_all_of_it_in_order():
+    model = model_that_records()
+    model.compile(metrics=[keras.metrics.SparseCategoricalAccuracy()], run_eagerly=True)
+    data = batches(PAIRS, size=(64, 48), batch_size=4)
+    logits = model.predict(data, verbose=0)
+    expected = model.predict(np.concatenate([images for images, masks in data]), verbose=0)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-4)
+    model.evaluate(data, verbose=0)
+    assert data.step == 0
+
+
+def test_breaking_off_epochs_is_warned_about():
+    data = training(PAIRS, batch_size=1)
+    with pytest.warns(UserWarning, match="after 4 of its 9 batches.*steps_per_epoch"):
+        data.on_epoch_begin()
+        for _ in range(4):
+            data[0]
+        data.on_epoch_end()
+    assert data.step == 0
+
+
+def test_errors_of_files_reach_the_caller():
+    def broken(i):
+        raise ValueError("cannot read street.jpg")
+
+    class Broken(Pairs):
+        read = staticmethod(broken)
+
+    with pytest.raises(ValueError, match="street.jpg"):
+        training(Broken(PAIRS))[0]
+    with pytest.raises(ValueError, match=r"\(40, 44\) and \(44, 40\).*pair 0"):
+        batches([(PAIRS[0][0], PAIRS[0][1].T)], size=None, batch_size=1)[0]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": (16, 32)}, "32 or more"),
+        ({"size": None}, "`augment` crops"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"seed": -1}, "`seed`"),
+        ({"pairs": []}, "no pairs"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        training(**options)

@@ -1,0 +1,161 @@
+"""Augmentation follows mmsegmentation's recipe; numbers by hand or from `colorsys`."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from keras_encnet.data.transforms import (
+    augment,
+    change_colours,
+    distort,
+    fit,
+    pad,
+    random_crop,
+    random_flip,
+    random_size,
+)
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (60, 80, 3), dtype="uint8")
+MASK = np.arange(60 * 80).reshape(60, 80) % 251
+
+
+def generators(count):
+    return [np.random.default_rng([7, i]) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "height, width, resize, ratio, expected",
+    [
+        # mmcv.rescale_size: factor min(2048 / 683, 512 / 512); sides int(side * factor + 0.5)
+        (512, 683, (2048, 512), 1.0, (512, 683)),
+        (1024, 2048, (2048, 1024), 0.75, (768, 1536)),
+        (200, 1000, (2048, 512), 1.0, (410, 2048)),  # the long side decides: 2.048
+        (1000, 200, (2048, 512), 1.0, (2048, 410)),
+        (360, 480, None, 0.7, (252, 336)),
+        (361, 481, None, 0.5, (181, 241)),  # 180.5 and 240.5 are rounded up
+    ],
+)
+def test_sizes_are_mmsegmentations(height, width, resize, ratio, expected):
+    size = random_size(generators(1)[0], height, width, resize=resize, scale=(ratio, ratio))
+    assert size == expected
+
+
+def test_ratios_fill_the_range():
+    ratios = [random_size(rng, 1000, 1000)[0] / 1000 for rng in generators(400)]
+    assert 0.5 <= min(ratios) < 0.52 and 1.98 < max(ratios) <= 2.0
+    assert abs(np.mean(ratios) - 1.25) < 0.07
+
+
+def test_image_and_mask_stay_together():
+    together = np.stack([MASK] * 3, axis=-1).astype("uint8")
+    for rng in generators(20):
+        image, mask = augment(
+            rng, together, MASK.astype("uint8"), (32, 48), scale=(1, 1), photometric=False
+        )
+        np.testing.assert_array_equal(image[..., 0], mask)
+
+
+def test_crops_are_drawn_again_while_one_class_holds_three_quarters():
+    mask = np.zeros((100, 400), "uint8")
+    mask[:, 300:] = 1  # most crops hold one class
+    shares = []
+    for rng in generators(60):
+        _, crop = random_crop(rng, mask, 100, 400, (64, 64))
+        share = max(np.bincount(crop.ravel())) / crop.size
+        shares.append(share < 0.75)
+    # One crop in ten is varied (left edge in 252 … 284 of 337), so eleven draws find one in 67 %.
+    assert 0.5 < np.mean(shares) < 0.85
+    once = [
+        random_crop(rng, mask, 100, 400, (64, 64), redraws=0)[1].min() != 1 for rng in generators(9)
+    ]
+    assert any(once)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_ignored_pixels_do_not_count_for_the_balance(dtype):
+    mask = np.full((64, 64), 255, dtype)
+    mask[:8] = 0
+    draws = []
+
+    class Counting:
+        def integers(self, high):
+            draws.append(high)
+            return 0
+
+    def count():
+        draws.clear()
+        random_crop(Counting(), mask, 64, 64, (64, 64))
+        return len(draws) // 2
+
+    assert count() == 11  # class 0 is alone: the first draw and ten more
+    mask[:2] = 1  # 128 of 512 counted pixels: class 0 holds exactly 75 %
+    assert count() == 11
+    mask[2, 0] = 1
+    assert count() == 1
+
+
+def test_flips_half_of_the_time_and_both():
+    flipped = 0
+    for rng in generators(300):
+        image, mask = random_flip(rng, IMAGE, MASK)
+        flipped += (mask == MASK[:, ::-1]).all() and (image == IMAGE[:, ::-1]).all()
+    assert 0.42 < flipped / 300 < 0.58
+
+
+@pytest.mark.parametrize("saturation, hue", [(1.3, 7), (0.6, -18), (1, 17), (1.5, 0), (0.5, -1)])
+def test_hue_and_saturation_are_hsvs(saturation, hue):
+    pixels = IMAGE[:4].reshape(-1, 3)
+    changed = change_colours(IMAGE[:4], saturation=saturation, hue=hue).reshape(-1, 3)
+    for before, after in zip(pixels.tolist(), changed.tolist(), strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*(level / 255 for level in before))
+        expected = colorsys.hsv_to_rgb((h + hue / 180) % 1, min(1, s * saturation), v)
+        assert np.abs(np.array(expected) * 255 - after).max() < 1.5
+
+
+def test_brightness_and_contrast_are_clipped_and_truncated():
+    image = np.array([[[0, 101, 255]]], "uint8")
+    assert change_colours(image, brightness=-20.5).tolist() == [[[0, 80, 234]]]
+    assert change_colours(image, contrast=1.5).tolist() == [[[0, 151, 255]]]
+    both = dict(brightness=20, contrast=0.5)
+    assert change_colours(image, **both).tolist() == [[[10, 60, 127]]]
+    # Contrast last: of the brightened level, after the (here absent) change of hue.
+    assert change_colours(image, **both, contrast_first=False).tolist() == [[[10, 60, 127]]]
+
+
+def test_distortions_change_each_property_half_of_the_time():
+    grey = np.full((2, 2, 3), 100, "uint8")  # hue and saturation leave grey as it is
+    changed = [(distort(rng, grey) != 100).any() for rng in generators(400)]
+    assert 0.68 < np.mean(changed) < 0.82  # brightness or contrast: 3/4
+    red = np.array([[[200, 100, 100]]], "uint8")
+    differences = [np.ptp(distort(rng, red)[0, 0, 1:].astype(int)) > 3 for rng in generators(400)]
+    assert 0.35 < np.mean(differences) < 0.55  # hue turned by more than a little: a bit under 1/2
+
+
+def test_padding_is_zero_after_normalization_and_ignored():
+    image, mask = pad(IMAGE, MASK, (70, 100), ignore_index=254)
+    np.testing.assert_array_equal(image[:60, :80], IMAGE)
+    assert (mask[60:] == 254).all() and (mask[:, 80:] == 254).all()
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    assert np.abs((image[65, 90] - mean) / std).max() < 0.01
+
+
+def test_fitting_keeps_the_aspect():
+    image, mask = fit(IMAGE, MASK.astype("uint8"), (96, 40))  # 80 → 40, so 60 → 30
+    assert image.shape == (96, 40, 3) and mask.shape == (96, 40)
+    assert (mask[30:] == 255).all() and (mask[:30] != 255).all()
+
+
+def test_crops_larger_than_the_image_are_padded():
+    image, mask = augment(generators(1)[0], IMAGE, MASK.astype("uint8"), (256, 64), scale=(1, 1))
+    assert image.shape == (256, 64, 3)
+    assert (mask[60:] == 255).all() and (mask[:60] != 255).all()
+
+
+def test_inputs_are_left_alone():
+    image, mask = IMAGE.copy(), MASK.copy()
+    for rng in generators(8):
+        augment(rng, image, mask, (32, 48))
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(mask, MASK)

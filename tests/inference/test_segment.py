@@ -1,0 +1,381 @@
+import importlib
+import json
+import math
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_net import FakeNet, image
+from PIL import Image
+
+from keras_encnet.inference import Segmentation, segment
+
+# The function of this name hides the module.
+module = importlib.import_module("keras_encnet.inference.segment")
+
+GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
+RATIOS = (0.75, 1.0, 1.6)
+SLIDE = {"resize": [200, 80], "window": [48, 64], "stride": [30, 41]}
+OLD = {"resize": [200, 80], "protocol": "mmsegmentation-0.x"}
+ENCODING = {"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"}
+CASES = {
+    "whole": (None, {}),
+    "resized": ({"resize": [200, 80]}, {}),
+    "slide": (SLIDE, {}),
+    "flip": ({"resize": [200, 80]}, {"flip": True}),
+    "ratios": ({"resize": [200, 80]}, {"ratios": RATIOS, "flip": True}),
+    "ratios_slide": (SLIDE, {"ratios": RATIOS, "flip": True}),
+    "ratios_old": (OLD, {"ratios": RATIOS, "flip": True}),
+    "encoding_one": (ENCODING, {}),
+    "encoding_all": (ENCODING, {"ratios": (0.5, *RATIOS), "flip": True}),
+}
+NAMES = [name.removesuffix("/labels") for name in GOLDEN if name.endswith("/labels")]
+
+
+def case_of(name):
+    case, corners = name.split("/")
+    evaluation, arguments = CASES[case]
+    return FakeNet(align_corners=corners == "True", evaluation=evaluation), arguments
+
+
+def scores_of(model, pixels, ratios=(1.0,), flip=False):
+    """The scores of which `segment` takes the argmax, `(height, width, classes)`, at once."""
+    size = pixels.shape[:2]
+    rule = module._rule(model.evaluation, None, None, None, ratios, None)
+    views = module._views(size, rule, ratios)
+    ((looks, _),) = module._look(model, [pixels], views, rule.protocol, flip, 1)
+    total = 0
+    for look in looks:
+        scores = look.scores(*(look.blocks(axis, slice(0, size[axis])) for axis in (0, 1)))
+        if len(looks) > 1 and not look.outer:
+            scores = np.exp(scores) / np.exp(scores).sum(0) / len(looks)
+        total = total + scores
+    return np.moveaxis(total, 0, -1)
+
+
+class Constant:
+    """A network that answers with the logits that it is given."""
+
+    def __init__(self, logits, align_corners=False, evaluation=None):
+        self.logits = np.asarray(logits, "float32")
+        self.num_classes = self.logits.shape[-1]
+        self.align_corners, self.evaluation = align_corners, evaluation
+        self.labels = self.palette = None
+
+    def stride_logits(self, images):
+        return np.repeat(self.logits[None], len(images), 0), None
+
+
+# === Numbers from outside ===
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("size", [(23, 31), (56, 72), (4, 1), (7, 9)])
+def test_taps_are_pytorchs_bilinear_resize(size, corners):
+    values = GOLDEN["small"]
+    for axis in (0, 1):
+        taps = module.bilinear(values.shape[0], size[axis], corners)
+        inputs, matrix = module._block(taps, slice(0, size[axis]))
+        values = np.moveaxis(np.tensordot(matrix, values[inputs], 1), 0, 1)
+    expected = GOLDEN[f"interpolate/{corners}/{size[0]}x{size[1]}"]
+    np.testing.assert_allclose(values, expected, atol=1e-5)  # of 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_and_labels_are_the_reference_code_bases(name, monkeypatch):
+    if not name.startswith("encoding"):
+        # OpenCV's resized images: this is about what comes after, and about their sizes.
+        monkeypatch.setattr(module, "resize_image", lambda _, h, w: GOLDEN[f"view/{h}x{w}"])
+    model, arguments = case_of(name)
+    expected = GOLDEN[f"{name}/scores"]
+    scores = scores_of(model, image(), **arguments)[::6, ::6]
+    assert np.abs(scores - expected).max() <= 2e-6 * np.abs(expected).max()
+    labels = segment(model, image(), **arguments).label_map
+    assert (labels != GOLDEN[f"{name}/labels"]).sum() <= 1
+
+
+@pytest.mark.parametrize("name", ["resized/False", "slide/True", "ratios_old/False"])
+def test_labels_agree_when_the_image_is_resized_here_too(name):
+    model, arguments = case_of(name)
+    labels = segment(model, image(), **arguments).label_map
+    assert (labels != GOLDEN[f"{name}/labels"]).mean() < 0.01
+
+
+def test_windows_lie_where_mmsegmentation_puts_them():
+    assert module._windows(2049, 769, 513, True) == ([0, 513, 1026, 1280], 769)
+    assert module._windows(1025, 769, 513, True) == ([0, 256], 769)
+    assert module._windows(500, 769, 513, True) == ([0], 500)
+    assert module._windows(769, 769, 513, True) == ([0], 769)
+
+
+def test_windows_lie_where_pytorch_encoding_puts_them():
+    # ceil((910 - 480) / 320) + 1 = 3, the last one from 640 to 910 and 210 pixels of black.
+    assert module._windows(910, 480, 320, False) == ([0, 320, 640], 480)
+    assert module._windows(260, 480, 320, False) == ([0], 480)
+
+
+def test_stride_is_two_thirds_as_in_the_published_configurations():
+    for window, stride in ((769, 513), (480, 320), (576, 384)):
+        rule = module._rule({"window": window}, None, None, None, (1.0,), None)
+        assert rule.stride == (stride, stride)
+
+
+@pytest.mark.parametrize(
+    "size, resize, expected",
+    [
+        ((1200, 1600), (2048, 512), (512, 683)),
+        ((100, 1000), (2048, 512), (205, 2048)),
+        ((1024, 2048), (2049, 1025), (1025, 2049)),
+        ((1600, 1200), (2048, 512), (683, 512)),
+        ((60, 80), (160, 999), (160, 213)),
+    ],
+)
+def test_resize_fits_long_and_short_side(size, resize, expected):
+    # By hand: the smaller of the two ratios, int(side * ratio + 0.5).
+    model = FakeNet(evaluation={"resize": [5, 5]})
+    segment(model, np.zeros((*size, 3), "uint8"), resize=resize)
+    assert model.seen[0].shape == (1, *expected, 3)
+
+
+def test_ratios_are_of_the_image_in_1_2_2_and_of_the_resize_in_0_x():
+    # Of a 60×80 image and [320, 90]: by hand.
+    pixels = np.zeros((60, 80, 3), "uint8")
+    for protocol, expected in (
+        ("mmsegmentation", [(90, 120), (120, 160)]),
+        ("mmsegmentation-0.x", [(135, 180), (180, 240)]),
+    ):
+        model = FakeNet(evaluation={"resize": [320, 90]})
+        segment(model, pixels, ratios=(1.5, 2.0), protocol=protocol)
+        assert [seen.shape[1:3] for seen in model.seen] == expected
+
+
+def test_pytorch_encodings_windows_are_black_beyond_the_image():
+    model = FakeNet(evaluation=ENCODING | {"window": 128}, align_corners=True)
+    segment(model, np.full((50, 100, 3), 200, "uint8"))
+    (seen,) = model.seen
+    assert seen.shape == (1, 128, 128, 3)
+    assert (seen[0, :50, :100] == 200).all()
+    assert seen.sum() == 50 * 100 * 3 * 200
+
+
+def test_evaluation_is_plain_json():
+    for evaluation in (SLIDE, OLD, ENCODING):
+        again = json.loads(json.dumps(evaluation))
+        expected = segment(FakeNet(evaluation=evaluation), image()).label_map
+        got = segment(FakeNet(evaluation=again), image()).label_map
+        np.testing.assert_array_equal(got, expected)
+
+
+# === Deciding ===
+
+
+def test_first_class_wins_ties():
+    logits = np.zeros((5, 7, 4))
+    logits[..., 1] = logits[..., 3] = 2
+    for arguments in ({}, {"flip": True}, {"protocol": "pytorch-encoding"}):
+        result = segment(Constant(logits), np.zeros((40, 56, 3), "uint8"), **arguments)
+        assert (result.label_map == 1).all()
+    assert (segment(Constant(logits * 0), np.zeros((40, 56, 3), "uint8")).label_map == 0).all()
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("size", [(130, 257), (64, 128), (401, 300)])
+def test_tiles_and_dropped_classes_change_nothing(size, corners):
+    # Against one dense matrix product an axis and NumPy's argmax.
+    rng = np.random.default_rng(0)
+    for classes, blocks in ((3, 1), (40, 4)):
+        coarse = rng.normal(size=(math.ceil(size[0] / 8), math.ceil(size[1] / 8), classes))
+        coarse = coarse.repeat(blocks, 0)[: len(coarse)].astype("float32")
+        logits = coarse
+        for axis in (0, 1):
+            taps = module.bilinear(coarse.shape[axis], size[axis], corners)
+            _, matrix = module._block(taps, slice(0, size[axis]))
+            logits = np.moveaxis(np.tensordot(matrix, logits, (1, axis)), 0, axis)
+        result = segment(Constant(coarse, corners), np.zeros((*size, 3), "uint8"))
+        second, first = np.sort(logits, -1)[..., -2:].transpose(2, 0, 1)
+        sure = first - second > 1e-5
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(result.label_map[sure], logits.argmax(-1)[sure])
+
+
+@pytest.mark.parametrize("classes, dtype", [(2, "uint8"), (255, "uint8"), (256, "uint16")])
+def test_label_map_is_uint8_up_to_255_classes(classes, dtype):
+    logits = np.zeros((4, 4, classes))
+    logits[..., -1] = 1
+    logits[0, 0, 0] = 2
+    label_map = segment(Constant(logits), np.zeros((32, 32, 3), "uint8")).label_map
+    assert label_map.dtype == dtype
+    assert set(np.unique(label_map)) == {0, classes - 1}
+
+
+def test_a_mirrored_image_with_flip_gives_the_mirrored_labels():
+    pixels = image(64, 96)
+    for evaluation in (None, {"window": 48, "stride": 48}, ENCODING | {"resize": 64}):
+        model = FakeNet(evaluation=evaluation, align_corners=True)
+        plain = segment(model, pixels, flip=True).label_map
+        mirrored = segment(model, pixels[:, ::-1], flip=True).label_map
+        assert (plain != mirrored[:, ::-1]).mean() < 1e-3
+
+
+def test_whole_image_beside_windows_and_resize_off():
+    model = FakeNet(evaluation=SLIDE)
+    plain = segment(FakeNet(), image()).label_map
+    result = segment(model, image(), resize=False, window=False)
+    np.testing.assert_array_equal(result.label_map, plain)
+    assert [seen.shape for seen in model.seen] == [(1, 61, 97, 3)]
+    segment(model, image(), window=64, stride=(20, 40))
+    assert model.seen[1].shape == (1, 64, 64, 3)
+    assert len(model.seen) == 1 + 2 * 3  # of 80×127: rows 0, 16; columns 0, 40, 63
+
+
+def test_presence_is_the_mean_over_windows_ratios_and_flips():
+    class Counting(FakeNet):
+        def stride_logits(self, images):
+            logits, presence = super().stride_logits(images)
+            return logits, np.full_like(presence, len(self.seen))
+
+    model = Counting(evaluation={"window": [61, 64], "stride": [61, 33]})
+    presence = segment(model, image(), flip=True).presence
+    assert presence.dtype == "float32"
+    np.testing.assert_allclose(presence, np.full(5, 2.5))  # two windows, each twice: 1 2 3 4
+    assert segment(FakeNet(presence=False), image()).presence is None
+
+
+def test_scores_of_large_logits_stay_finite_in_pytorch_encodings_way():
+    logits = np.zeros((4, 4, 3))
+    logits[..., 2] = 70
+    model = Constant(logits, evaluation={"protocol": "pytorch-encoding"})
+    label_map = segment(model, np.zeros((32, 32, 3), "uint8"), flip=True).label_map
+    assert (label_map == 2).all()
+
+
+# === Images in, results out ===
+
+
+def test_a_list_gives_a_list_in_order_and_batches_change_nothing():
+    images = [image(), image(70, 50), image()[:, ::-1], image(70, 50) // 2, image() // 3]
+    alone = [segment(FakeNet(evaluation=SLIDE), one) for one in images]
+    model = FakeNet(evaluation=SLIDE)
+    together = segment(model, images, batch_size=4)
+    assert isinstance(together, list) and isinstance(alone[0], Segmentation)
+    assert max(len(seen) for seen in model.seen) == 4
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.label_map, other.label_map)
+        np.testing.assert_allclose(one.presence, other.presence, rtol=1e-5)
+        np.testing.assert_array_equal(one.image, other.image)
+    assert len(segment(model, images[:1])) == 1
+    assert segment(model, []) == []
+
+
+def test_path_pil_image_uint8_and_float_are_the_same(tmp_path):
+    Image.fromarray(image()).save(tmp_path / "a.png")
+    expected = segment(FakeNet(), image()).label_map
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(image()),
+        image().astype("float32"),
+    ):
+        np.testing.assert_array_equal(segment(FakeNet(), source).label_map, expected)
+
+
+def test_labels_and_palette_are_the_models_or_made_up():
+    model = FakeNet()
+    result = segment(model, image())
+    assert result.labels == ("class 0", "class 1", "class 2", "class 3", "class 4")
+    assert result.palette.shape == (5, 3) and result.palette.dtype == "uint8"
+    model.labels, model.palette = list("abcde"), np.arange(15).reshape(5, 3).tolist()
+    result = segment(model, image())
+    assert result.labels == tuple("abcde")
+    np.testing.assert_array_equal(result.palette, np.arange(15).reshape(5, 3))
+
+
+# === Bad input ===
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"resize": (2048, 512, 3)}, "resize.*pair"),
+        ({"resize": True}, "resize"),
+        ({"window": 16}, "window.*32 or more"),
+        ({"window": 64, "stride": 65}, "stride.*larger than"),
+        ({"stride": 32}, "no window"),
+        ({"ratios": ()}, "ratios"),
+        ({"ratios": (1.0, -1)}, "ratios"),
+        ({"ratios": (0.5,)}, "61×97.*31×49.*32 or more"),
+        ({"resize": (200, 80), "ratios": (0.75, 1.5)}, "no effect.*mmsegmentation-0.x"),
+        ({"protocol": "mmseg"}, "protocol.*pytorch-encoding"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segment(FakeNet(), image(), **arguments)
+
+
+def test_unknown_key_of_evaluation_is_named():
+    with pytest.raises(ValueError, match="crop.*'window'"):
+        segment(FakeNet(evaluation={"crop": 480}), image())
+
+
+def test_small_images_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="31×97.*32 or more"):
+        segment(FakeNet(), image()[:31])
+    Image.fromarray(image()[:, :20]).save(tmp_path / "narrow.png")
+    with pytest.raises(ValueError, match=r"narrow.png.*number 1 of the list.*61×20"):
+        segment(FakeNet(), [image(), tmp_path / "narrow.png"])
+
+
+def test_wrong_rank_nan_and_scaled_images():
+    with pytest.raises(ValueError, match=r"\(2, 61, 97, 3\)"):
+        segment(FakeNet(), np.stack([image(), image()]))
+    bad = image().astype("float32")
+    bad[3, 4, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        segment(FakeNet(), bad)
+    with pytest.warns(UserWarning, match=r"\[0, 1\]") as caught:
+        segment(FakeNet(), image() / 255)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segment(FakeNet(), image().astype("float64"))
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        segment(Constant(np.full((4, 4, 2), np.nan)), np.zeros((32, 32, 3), "uint8"))
+
+
+# === Memory ===
+
+
+class AnySize(Constant):
+    def stride_logits(self, images):
+        height, width = (-(-side // 8) for side in images.shape[1:3])
+        return self.logits[None, :height, :width], None
+
+
+def peak_of_segment(size, **arguments):
+    shape = (*(-(-side // 8) for side in size), 150)
+    model = AnySize(np.random.default_rng(0).normal(size=shape))
+    tracemalloc.start()
+    try:
+        segment(model, np.zeros((*size, 3), "uint8"), **arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"flip": True}, {"protocol": "pytorch-encoding"}])
+def test_full_size_logits_are_never_made(arguments):
+    # They would take 600 × 800 × 150 × 4 bytes = 288 MB; the coarse ones take 4.5 MB a view.
+    assert peak_of_segment((600, 800), **arguments) < 72e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [{}, {"window": 769, "stride": 513}, {"resize": (2048, 512)}])
+def test_a_12_megapixel_photograph_with_150_classes_takes_less_than_1_gb(arguments):
+    assert peak_of_segment((3000, 4000), **arguments) < 1e9
