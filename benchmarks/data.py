@@ -2,9 +2,10 @@
 
     python benchmarks/data.py [--backbone resnet18 --width 0.5 --size 240 320 --batch-size 8]
 
-draws JPEG images of 480×360 and PNG masks, as CamVid's, into a temporary folder, trains an EncNet on
-them and on one of their batches again and again, in turn, and prints the medians over the steps: what
-the step with data takes longer is the wait for it, and the processor time that preparing it costs.
+draws JPEG images of 480×360 and PNG masks, as CamVid's, into a temporary folder, trains an EncNet
+on them and on one of their batches again and again, in turn, and prints the medians over the steps.
+What the step with data takes longer is the wait for it and, where the model computes on the same
+cores, the processor time that preparing it costs.
 """
 
 import argparse
@@ -102,9 +103,7 @@ def main():
     print(f"x{options.width}, {options.batch_size} x {options.size[0]}x{options.size[1]}")
     print(f"preparing a batch: {prepare:.3f} s of one core")
     for name, clock in clocks.items():
-        print(
-            f"step from {name}: {np.median(clock.seconds):.3f} s (median of {len(clock.seconds)})"
-        )
+        print(f"step from {name}: {np.median(clock.seconds):.3f} s (median of {len(clock.seconds)})")
 
 
 if __name__ == "__main__":

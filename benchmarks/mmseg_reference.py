@@ -49,9 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compile", action="store_true", help="torch.compile and channels-last")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    parser.add_argument(
-        "--device", default="cpu", choices=("cpu", "cuda"), help="cuda implies --bf16"
-    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda implies --bf16")
     options = parser.parse_args()
     # Libraries print; what they print must not reach the caller as a reply.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)

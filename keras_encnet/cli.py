@@ -80,7 +80,7 @@ def train(arguments):
     settings = {
         name: value
         for name, value in vars(arguments).items()
-        if name not in ("run", "command", "out", "val_images", "val_masks")
+        if name not in ("run", "command", "out", "val_images", "val_masks", "validate_every")
     }
     # Data that is wrong is found before anything is written.
     keras_encnet.data.check_masks(pairs, num_classes)
@@ -92,6 +92,7 @@ def train(arguments):
         settings=settings,
         validation_data=validation
         and keras_encnet.data.batches(validation, size=None, batch_size=arguments.batch_size),
+        validation_freq=arguments.validate_every,
     )
     model.save_to_preset(out / "model")
     print(f"\nThe model is in {out / 'model'}.")
@@ -223,6 +224,7 @@ def _parser():
     sub.add_argument("--learning-rate", type=float, help="0.01 for sgd, 0.001 for adamw")
     sub.add_argument("--balance", action="store_true", help="weigh rare classes more")
     sub.add_argument("--dtype", help="dtype policy, mixed_bfloat16 for instance")
+    sub.add_argument("--validate-every", type=int, default=1, help="epochs between validations")
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command(segment, "finds the class of every pixel of photographs")

@@ -16,7 +16,8 @@ def variable_keys(model, code_base):
         A list of (key, Keras variable), trainable or not, each once.
 
     >>> model = keras_encnet.EncNet("resnet18", 2, width=0.125, head_channels=8)
-    >>> dict(variable_keys(model, "mmsegmentation"))["decode_head.conv_seg.weight"].shape
+    >>> variables = dict(variable_keys(model, "mmsegmentation"))
+    >>> tuple(variables["decode_head.conv_seg.weight"].shape)
     (1, 1, 8, 2)
     """
     table = CODE_BASES[code_base]

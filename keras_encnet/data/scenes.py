@@ -206,10 +206,10 @@ class _Camera:
         )
 
     def stand(self, x, t):
-        """Depth at which the ray through column x crosses the line t of the street, or None."""
-        fs, ft = self.forward
-        slope = ft + fs * (x - self.width / 2) / self.focal
-        return (t - self.t) / slope if abs(slope) > 1e-3 else None
+        """Where the ray through column x meets the line t: (depth, place along the street)."""
+        (fs, ft), tangent = self.forward, (x - self.width / 2) / self.focal
+        depth = (t - self.t) / ((ft + fs * tangent) or 1e-9)
+        return depth, depth * (fs - ft * tangent)
 
     def pen(self, canvas, x, depth, mirror=1):
         scale = self.focal / depth
@@ -313,14 +313,18 @@ def _warp(canvas, camera, strip, scale, start, origin, u, v):
 def _street(rng, hour, camera, canvas):
     lit, haze = HOURS[hour][3], HOURS[hour][1]
     edge = camera.road + camera.pavement
-    first, last = (2.5, rng.uniform(18, 28)) if camera.along else (-11, 11)
-    rows = [_houses(rng, last - first, lit, haze, 18) for _ in range(1 + camera.along)]
     if camera.along:
-        place = dict(origin=(last, -edge - 3, 0), u=(0, 1, 0), v=(0, 0, 1))
-        _warp(canvas, camera, rows[0], (18, 18), (0, 10), **place)
+        first, last = 1.6, rng.uniform(18, 28)
+    else:
+        ends = [camera.stand(x, edge)[1] for x in (0, camera.width)]
+        first, last = max(min(ends) - 1, -40), min(max(ends) + 1, 40)
+    rows = [_houses(rng, last - first, lit, haze, 18) for _ in range(1 + camera.along)]
     ground = _ground(rng, camera, first, last)
     place = dict(origin=(0, 0, 0), u=(1, 0, 0), v=(0, 1, 0))
     _warp(canvas, camera, ground, (12, 20), (first, edge), **place)
+    if camera.along:
+        place = dict(origin=(last, -edge - 0.3, 0), u=(0, 1, 0), v=(0, 0, 1))
+        _warp(canvas, camera, rows[0], (18, 18), (0, 10), **place)
     for row, t in zip(rows, (edge, -edge), strict=False):
         row.paint.rectangle((0, 0, *row.image.size), fill=(10, 10, 30, rng.randrange(80)))
         place = dict(origin=(0, t, 0), u=(1, 0, 0), v=(0, 0, 1))
@@ -337,19 +341,19 @@ def _cast(rng, camera, canvas):
     roles = (
         (_sign, rng.choice((1, 1, 2)), (-kerb, kerb), 4.8, far, 0.08),
         (_car, rng.choice((1, 1, 2)), (-lane, lane), 5.5, 11, 0.1 if camera.along else 0.15),
+        (_person, rng.choice((1, 2)), (-walk, -lane, lane, walk), 4.8, 0.95 * far, 0.04),
         (_pole, rng.choice((1, 2, 2)), (-kerb, kerb), 4.8, far, 0.06),
-        (_person, rng.choice((1, 1, 2)), (-walk, -lane, lane, walk), 4.2, 0.9 * far, 0.06),
         (_tree, rng.choice((1, 2, 3)), (-walk, walk), 7, 15, 0.05),
     )
     cast, taken = [], []
-    for draw, count, lines, near, far, half in roles:
+    for draw, count, lines, nearest, farthest, half in roles:
         for _ in range(count):
             # Of a few places the one with the most room around it, if there is enough.
             places = []
             for _ in range(14):
                 x, t = rng.uniform(0.06, 0.94), rng.choice(lines)
-                depth = camera.stand(x * camera.width, t)
-                if depth is not None and near < depth < far:
+                depth, _ = camera.stand(x * camera.width, t)
+                if nearest < depth < farthest:
                     room = min((abs(x - other) - wide for other, wide in taken), default=1)
                     places.append((room, x, depth))
             room, x, depth = max(places, default=(0, 0, 0))
@@ -364,7 +368,7 @@ def _ground(rng, camera, first, last):
     edge, road = camera.road + camera.pavement, camera.road
     asphalt = _tone(_any(rng, GROUND), rng.uniform(0.6, 1.0))
     slab = _tone(_any(rng, GROUND), rng.uniform(0.7, 1.2))
-    ground = _Canvas(int((last - first) * 12), int(2 * edge * 20), asphalt, ROAD)
+    ground = _Canvas(math.ceil((last - first) * 12), math.ceil(2 * edge * 20), asphalt, ROAD)
     pen = ground.at(-first * 12, edge * 20, 12, 20)
     for side in (-1, 1):
         pen.box(first, side * road, last, side * edge, slab, PAVEMENT)
@@ -388,7 +392,7 @@ def _ground(rng, camera, first, last):
 
 
 def _houses(rng, length, lit, haze, scale):
-    row = _Canvas(int(length * scale), 10 * scale, haze, NOTHING)
+    row = _Canvas(math.ceil(length * scale), 10 * scale, haze, NOTHING)
     x = 0
     while x < length:
         wide = rng.uniform(3.6, 6.4)
@@ -398,7 +402,7 @@ def _houses(rng, length, lit, haze, scale):
     return row
 
 
-def _hedge(rng, pen, wide, lit):
+def _hedge(rng, pen, wide, _):
     colour = _any(rng, FOLIAGE)
     high = rng.uniform(1.2, 3.0)
     pen.box(0, 0, wide, high, _tone(colour, 0.8), TREE)
@@ -579,9 +583,7 @@ def _sign(rng, pen, along):
         corners = []
         for i in range(sides):
             angle = math.radians(90 + turn + 360 / sides * i)
-            corners.append(
-                (shrink * size * math.cos(angle), middle + shrink * size * math.sin(angle))
-            )
+            corners.append((shrink * size * math.cos(angle), middle + shrink * size * math.sin(angle)))
         pen.polygon(corners, colour, SIGN)
     inner = size * (0.3 if sides == 3 else 0.45)
     symbol = rng.choice(("bar", "arrow", "dots", "ring"))

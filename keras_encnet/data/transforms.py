@@ -218,9 +218,7 @@ def _change_hue(image, saturation, hue):
         np.copyto(angle, green - blue, where=top == red)
         angle += chroma * turn + 64 >> 7
         if saturation > 1:  # no further than to full saturation
-            factor = np.minimum(
-                np.float32(saturation), top / np.maximum(chroma, 1, dtype="float32")
-            )
+            factor = np.minimum(np.float32(saturation), top / np.maximum(chroma, 1, dtype="float32"))
         for channel, opposite in enumerate((3, 1, -1)):
             distance = np.abs(angle + opposite * chroma)
             np.minimum(distance, np.abs(sextuple - distance), out=distance)

@@ -1,40 +1,46 @@
 """Pictures of segmentations: colours, overlays, legends, and comparisons with the truth."""
 
-import colorsys
+import itertools
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
-STRIP = 256
+RED = (225, 60, 50)
+FAR_APART = 256  # colours that are chosen to be told apart
+STRIP = 256  # rows blended at a time
 
 
 def default_palette(num_classes):
-    """Colours for classes that have none: distinct, and far apart for neighbours.
-
-    Hues a golden ratio of the circle apart, in turn bright, deep and pale.
+    """Colours for classes that have none: each as far as can be from those before it.
 
     Args:
         num_classes: how many, up to 65,536.
 
     Returns:
-        `uint8` array `(num_classes, 3)`, RGB; the same each time.
+        `uint8` array `(num_classes, 3)`, RGB, all distinct; the first ones are the same for any
+        number.
 
-    >>> default_palette(2).tolist()
-    [[230, 60, 50], [29, 89, 204]]
+    >>> default_palette(3).tolist()
+    [[221, 54, 54], [30, 245, 245], [30, 30, 173]]
     """
-    shades = ((0.78, 0.90), (0.86, 0.80), (0.50, 0.98), (0.95, 0.55), (0.35, 0.75))
-    colours, taken = [], set()
-    for i in range(num_classes):
-        hue = (0.01 + i * 0.6180339887498949) % 1
-        rgb = [round(255 * part) for part in colorsys.hsv_to_rgb(hue, *shades[i % len(shades)])]
-        # Past some hundred classes hues meet again: step to the next colour that is free.
-        code = rgb[0] << 16 | rgb[1] << 8 | rgb[2]
-        while code in taken:
-            code = (code + 1) % (1 << 24)
-        taken.add(code)
-        colours.append((code >> 16, code >> 8 & 255, code & 255))
-    return np.array(colours, "uint8").reshape(-1, 3)
+    levels = np.linspace(30, 245, 10).round()
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    # Neither grey nor dark, which do not show on a photograph.
+    colours = colours[(np.ptp(colours, axis=1) >= 70) & (colours.max(1) >= 120)]
+    chosen = [int(np.argmin(np.abs(colours - RED).sum(1)))]
+    nearest = np.full(len(colours), np.inf)
+    for _ in range(1, min(num_classes, FAR_APART)):
+        nearest = np.minimum(nearest, np.square(colours - colours[chosen[-1]]).sum(1))
+        chosen.append(int(nearest.argmax()))
+    palette = [tuple(colour) for colour in colours[chosen[:num_classes]].astype(int).tolist()]
+    # Nobody tells more colours apart: any will do, as long as they differ.
+    codes = (i * 0x9E3779 % (1 << 24) for i in itertools.count(1))
+    more = ((code >> 16, code >> 8 & 255, code & 255) for code in codes)
+    taken = set(palette)
+    unused = (colour for colour in more if colour not in taken)
+    palette += itertools.islice(unused, num_classes - len(palette))
+    return np.array(palette, "uint8").reshape(-1, 3)
 
 
 def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
@@ -65,9 +71,7 @@ def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
     blend = np.empty(image.shape, "uint8")
     for top in range(0, len(image), STRIP):  # so that a large photograph needs no large floats
         part = slice(top, top + STRIP)
-        blend[part] = np.rint(
-            image[part] * np.float32(1 - alpha) + (palette * alpha)[label_map[part]]
-        )
+        blend[part] = np.rint(image[part] * np.float32(1 - alpha) + (palette * alpha)[label_map[part]])
     picture = Image.fromarray(blend)
     if not legend:
         return picture

@@ -80,10 +80,14 @@ def segment(
     Source: mmsegmentation 1.2.2, `EncoderDecoder.inference`, `BaseSegmentor.postprocess_result` and
     `SegTTAModel`; PyTorch-Encoding, `MultiEvalModule`.
 
-    >>> import numpy as np
+    >>> import keras
     >>> from keras_encnet import EncNet
-    >>> model = EncNet("resnet18", num_classes=3, width=0.125, labels=["sky", "road", "car"])
-    >>> result = model.segment(np.zeros((48, 70, 3), "uint8"))
+    >>> pixels = keras.Input((None, None, 3))
+    >>> features = keras.layers.Conv2D(8, 8, strides=8, padding="same")(pixels)
+    >>> backbone = keras.Model(pixels, [features, features])
+    >>> labels = ["sky", "road", "car"]
+    >>> model = EncNet(backbone, num_classes=3, labels=labels, head_channels=8, num_codes=4)
+    >>> result = segment(model, np.zeros((48, 70, 3), "uint8"))
     >>> result.label_map.shape, result.label_map.dtype, result.labels
     ((48, 70), dtype('uint8'), ('sky', 'road', 'car'))
     """
@@ -168,8 +172,7 @@ def _pair(name, value, least=1):
     )
     if not whole or min(pair) < least:
         raise ValueError(
-            f"`{name}` is {value!r}, expected an integer of {least} or more, a pair of them, or "
-            "False."
+            f"`{name}` is {value!r}, expected an integer of {least} or more, a pair of them, or False."
         )
     return int(pair[0]), int(pair[1])
 
@@ -360,9 +363,9 @@ def _look(model, images, views, protocol, flip, batch_size):
             mosaics[n, mirror][i * h : (i + 1) * h, j * w : (j + 1) * w] = logits
             presences[n].append(presence)
         make = _encoding_looks if protocol == "pytorch-encoding" else _mmseg_looks
-        for (n, mirror), mosaic in mosaics.items():
-            if not mirror:
-                looks[n] += make(mosaic, mosaics.get((n, True)), view, size, model.align_corners)
+        for n in range(len(images)):
+            pair = mosaics[n, False], mosaics.get((n, True))
+            looks[n] += make(*pair, view, size, model.align_corners)
     means = [None if each[0] is None else np.mean(each, axis=0) for each in presences]
     return list(zip(looks, means, strict=True))
 
@@ -499,12 +502,11 @@ def _tile_side(looks, axis, side):
 
 
 def _winners(looks, rows, columns, dtype):
-    look, classes = looks[0], None
-    if len(looks) == 1 and not look.outer:
+    if len(looks) == 1 and not looks[0].outer:
         # A tile's scores lie between the extremes of the logits they come from, so a class whose
         # best is under another's worst cannot win; where much is enlarged, most classes go.
         (in_y, y), (in_x, x) = rows[0][1][0], columns[0][1][0]
-        logits = look.fields[0][0][in_y][:, in_x]
+        logits = looks[0].fields[0][0][in_y][:, in_x]
         best, worst = logits.max((0, 1)), logits.min((0, 1))
         classes = np.flatnonzero(best >= worst.max())
         if len(classes) == 1:

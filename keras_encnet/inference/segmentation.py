@@ -66,8 +66,10 @@ class Segmentation:
 
         Largest first; classes that do not occur are left out."""
         counts = np.bincount(self.label_map.reshape(-1), minlength=len(self.labels))
-        order = np.argsort(-counts, kind="stable")
-        return {self.labels[i]: float(counts[i] / counts.sum()) for i in order if counts[i]}
+        areas = {}
+        for i in np.flatnonzero(counts):  # two classes may have one name
+            areas[self.labels[i]] = areas.get(self.labels[i], 0) + counts[i] / counts.sum()
+        return {name: float(areas[name]) for name in sorted(areas, key=areas.get, reverse=True)}
 
     def overlay(self, alpha=0.5, legend=True):
         """The image with its classes coloured in, as an RGB PIL image.
@@ -97,13 +99,14 @@ class Segmentation:
             )
         if len(self.labels) <= 256:
             picture = Image.fromarray(self.label_map.astype("uint8"))
-            picture.putpalette(self.palette.tobytes())
+            # A full palette, or Pillow packs a few classes into two or four bits a pixel, which not
+            # every tool reads.
+            picture.putpalette(self.palette.tobytes().ljust(768, b"\0"))
         else:
             picture = Image.fromarray(self.label_map.astype("uint16"))
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            # Eight bits also for few classes: not every tool reads two or four.
-            picture.save(beside, format="PNG", **({"bits": 8} if picture.mode == "P" else {}))
+            picture.save(beside, format="PNG")
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)

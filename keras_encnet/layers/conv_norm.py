@@ -23,8 +23,11 @@ class ConvNorm(keras.layers.Layer):
         relu: whether ReLU follows.
         gamma_initializer: `"zeros"` makes a residual branch start as nothing.
 
+    Raises:
+        ValueError: if it is both to stride and to dilate.
+
     >>> layer = keras_encnet.layers.ConvNorm(8, 3, strides=2)
-    >>> layer(np.ones((1, 6, 7, 3), "float32")).shape
+    >>> tuple(layer(np.ones((1, 6, 7, 3), "float32")).shape)
     (1, 3, 4, 8)
     """
 
@@ -43,6 +46,11 @@ class ConvNorm(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                "A convolution strides or dilates, not both, for not every backend can. Received: "
+                f"strides={strides}, dilation_rate={dilation_rate}"
+            )
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
@@ -124,7 +132,9 @@ class ConvNorm(keras.layers.Layer):
 def _normalize(x, gamma, beta, epsilon):
     """Batch-normalizes `x`; also returns the batch's mean and unbiased variance, float32."""
     x32 = ops.cast(x, "float32")
-    mean, variance = ops.moments(x32, axes=(0, 1, 2))
+    mean = ops.mean(x32, axis=(0, 1, 2))
+    # Not `ops.moments`, which on two backends is the cancelling E[x²] − E[x]².
+    variance = ops.mean(ops.square(x32 - mean), axis=(0, 1, 2))
     gain = gamma * ops.rsqrt(variance + epsilon)
     count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
     unbiased = variance * (count / ops.maximum(count - 1, 1))

@@ -23,7 +23,8 @@ class Encoding(keras.layers.Layer):
     Raises:
         ValueError: if `num_codes` is no positive integer, or the input has another rank.
 
-    >>> keras_encnet.layers.Encoding(num_codes=4)(np.ones((2, 5, 7, 8), "float32")).shape
+    >>> layer = keras_encnet.layers.Encoding(num_codes=4)
+    >>> tuple(layer(np.ones((2, 5, 7, 8), "float32")).shape)
     (2, 4, 8)
     """
 
@@ -60,6 +61,9 @@ class Encoding(keras.layers.Layer):
         channels = inputs.shape[-1]
         x = ops.reshape(ops.cast(inputs, dtype), (ops.shape(inputs)[0], -1, channels))
         codewords = ops.cast(self.codewords, dtype)
+        # Residuals are what they were, while squares of features far from zero would cancel.
+        centre = ops.mean(codewords, axis=0)
+        x, codewords = x - centre, codewords - centre
 
         distances = (
             ops.sum(ops.square(x), axis=-1, keepdims=True)

@@ -9,8 +9,8 @@ def interpolation_matrix(in_size, out_size, align_corners):
     `interpolate(mode="bilinear")` gives it: `i · (in − 1) / (out − 1)` with aligned corners, else
     `(i + ½) · in / out − ½`, held inside the input. Sizes are integers or scalar tensors.
 
-    >>> interpolation_matrix(2, 3, align_corners=True)
-    array([[1. , 0. ], [0.5, 0.5], [0. , 1. ]], dtype=float32)
+    >>> keras.ops.convert_to_numpy(interpolation_matrix(2, 3, align_corners=True)).tolist()
+    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     """
     in_length = ops.cast(in_size, "float32")
     out_length = ops.cast(out_size, "float32")
@@ -41,7 +41,7 @@ class BilinearResize(keras.layers.Layer):
             PyTorch-Encoding) or the outer edges of the image (as in most of mmsegmentation).
 
     >>> logits, images = np.ones((1, 4, 4, 2), "float32"), np.ones((1, 7, 9, 3), "float32")
-    >>> keras_encnet.layers.BilinearResize()(logits, images).shape
+    >>> tuple(keras_encnet.layers.BilinearResize()(logits, images).shape)
     (1, 7, 9, 2)
     """
 

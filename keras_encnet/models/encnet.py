@@ -65,10 +65,10 @@ class EncNet(SegmentationTrainer, keras.Model):
         ValueError: if the arguments do not fit together.
 
     >>> model = keras_encnet.EncNet("resnet18", num_classes=3, width=0.125, head_channels=16)
-    >>> model(np.zeros((1, 40, 64, 3), "uint8")).shape
+    >>> model.predict(np.zeros((1, 40, 64, 3), "uint8"), verbose=0).shape
     (1, 40, 64, 3)
-    >>> {name: tuple(x.shape) for name, x in model.heads(np.zeros((1, 40, 64, 3))).items()}
-    {'logits': (1, 40, 64, 3), 'aux': (1, 40, 64, 3), 'se': (1, 3)}
+    >>> sorted(model.heads(np.zeros((1, 40, 64, 3), "uint8")))
+    ['aux', 'logits', 'se']
     """
 
     def __init__(

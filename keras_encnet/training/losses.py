@@ -17,7 +17,7 @@ def split_mask(masks, num_classes, ignore_index):
         where it counts, both `(batch, height, width)`, and the number of values outside the classes.
 
     >>> labels, counted, stray = split_mask(np.array([[[1, 255, 7]]]), 3, 255)
-    >>> labels.tolist(), counted.tolist(), int(stray)
+    >>> np.asarray(labels).tolist(), np.asarray(counted).tolist(), int(stray)
     ([[[1, 0, 0]]], [[[1.0, 0.0, 0.0]]], 1)
     """
     masks = ops.cast(ops.convert_to_tensor(masks), "int32")
@@ -103,7 +103,8 @@ def _values(loss, labels, logits):
 def presence(labels, counted, num_classes):
     """Which classes an image holds: `float32` `(batch, num_classes)` of 0 and 1.
 
-    >>> presence(np.array([[[2, 0]]], "int32"), np.array([[[1.0, 0.0]]], "float32"), 3).tolist()
+    >>> labels, counted = np.array([[[2, 0]]], "int32"), np.array([[[1.0, 0.0]]], "float32")
+    >>> np.asarray(presence(labels, counted, 3)).tolist()
     [[0.0, 0.0, 1.0]]
     """
     batch = ops.shape(labels)[0]

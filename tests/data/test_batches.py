@@ -24,9 +24,7 @@ PAIRS = [(image, mask.astype("uint8")) for image, mask in some_pairs(9)]
 
 
 def training(pairs=PAIRS, **options):
-    return batches(
-        pairs, **{"size": (32, 32), "batch_size": 2, "augment": True, "seed": 5} | options
-    )
+    return batches(pairs, **{"size": (32, 32), "batch_size": 2, "augment": True, "seed": 5} | options)
 
 
 def stream(steps, **options):

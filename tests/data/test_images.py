@@ -1,5 +1,9 @@
-"""Files of every mode are read right; resizing agrees with OpenCV (tests/golden/opencv.npz:
-`cv2.resize` 5.0 with INTER_LINEAR and INTER_NEAREST of random images)."""
+"""Files of every mode are read right; resizing agrees with OpenCV.
+
+tests/golden/opencv.npz holds `source` and `labels`, random arrays of 9×13, and of each what
+`cv2.resize(array, (width, height), interpolation=...)` of OpenCV 5.0 makes of it with INTER_LINEAR
+(`image_<height>x<width>`) and INTER_NEAREST (`labels_<height>x<width>`).
+"""
 
 import io
 import pathlib

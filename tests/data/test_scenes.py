@@ -49,6 +49,7 @@ def test_any_size_is_filled_with_classes(size):
         assert image.shape == (*size, 3) and image.dtype == np.uint8
         assert mask.shape == size and mask.dtype == np.uint8
         assert mask.max() < len(LABELS)
+        assert (mask[-1] != LABELS.index("sky")).all()
     assert scenes(3, size=size).image_size(0) == size
 
 

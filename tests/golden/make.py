@@ -176,8 +176,7 @@ def run_network(model, case, shapes, cases, arrays):
     corners = "corners" if case["align_corners"] else "centres"
     height, width, classes = case["height"], case["width"], case["num_classes"]
     name = (
-        f"{case['architecture']}{stride}-c{classes}-{corners}"
-        f"-w{case['weights_seed']}-{height}x{width}"
+        f"{case['architecture']}{stride}-c{classes}-{corners}-w{case['weights_seed']}-{height}x{width}"
     )
     shapes[case["architecture"]] = {
         key: [-1, *value.shape[1:]] if any(c in key for c in CLASSIFIERS) else list(value.shape)

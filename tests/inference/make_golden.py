@@ -1,5 +1,7 @@
-"""Writes `golden.npz`: the fake network's logits as mmsegmentation 1.2.2 (by its own way and that of
-0.x to choose scales), torch-encoding 1.2.1 and `F.interpolate` go on with them.
+"""Writes `golden.npz`: what the reference code bases make of the fake network's coarse logits.
+
+They are mmsegmentation 1.2.2 (its scales chosen its own way, and as 0.x did), torch-encoding 1.2.1
+and `F.interpolate`.
 
     <python of the oracle's environment> tests/inference/make_golden.py <folder of oracles.py>
 

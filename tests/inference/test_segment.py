@@ -251,6 +251,26 @@ def test_scores_of_large_logits_stay_finite_in_pytorch_encodings_way():
     assert (label_map == 2).all()
 
 
+def test_the_whole_image_as_it_is_gives_the_argmax_of_predict():
+    import keras
+
+    from keras_encnet import EncNet
+
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(8, 8, strides=8, padding="same")(pixels)
+    backbone = keras.Model(pixels, [features, features])
+    model = EncNet(
+        backbone, num_classes=5, head_channels=16, num_codes=4, align_corners=True, aux_head=False
+    )
+    result = model.segment(image())
+    logits = model.predict(image()[None], verbose=0)[0]
+    assert (result.label_map != logits.argmax(-1)).mean() < 1e-3
+    assert len(np.unique(result.label_map)) > 1
+    assert result.presence.shape == (5,)
+    assert 0 <= result.presence.min() <= result.presence.max() <= 1
+
+
 # === Images in, results out ===
 
 

@@ -1,0 +1,36 @@
+"""What the tests need of a backend and Keras does not offer: gradients of a plain function."""
+
+import keras
+import numpy as np
+
+
+def gradients(function, *arrays):
+    """The gradients of a scalar function with respect to each of some arrays, as NumPy."""
+    backend = keras.backend.backend()
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            for tensor in tensors:
+                tape.watch(tensor)
+            value = function(*tensors)
+        grads = tape.gradient(value, tensors)
+    elif backend == "jax":
+        import jax
+
+        grads = jax.jit(jax.grad(function, argnums=tuple(range(len(tensors)))))(*tensors)
+    else:
+        tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+        function(*tensors).backward()
+        grads = [tensor.grad for tensor in tensors]
+    return [np.asarray(keras.ops.convert_to_numpy(g)) for g in grads]
+
+
+def dot(tensor, array):
+    """The sum over the products of two arrays of one shape, of which the second is NumPy's."""
+    return keras.ops.sum(tensor * keras.ops.convert_to_tensor(array))
+
+
+def numpy(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -1,0 +1,106 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_encnet.inference import Segmentation
+
+LABELS = ["sky", "road", "car", "tree"]
+PALETTE = [[10, 20, 30], [128, 64, 128], [0, 0, 142], [107, 142, 35]]
+
+
+def example(labels=LABELS, palette=PALETTE, height=48, width=64):
+    """Half road, three eighths sky, one eighth tree; no car."""
+    label_map = np.full((height, width), 1, "uint8")
+    label_map[: height // 2] = 0
+    label_map[: height // 2, : width // 4] = 3
+    image = np.full((height, width, 3), 100, "uint8")
+    return Segmentation(image, label_map, labels, palette, np.linspace(0, 1, len(labels)))
+
+
+def test_it_holds_what_the_contract_names():
+    result = example()
+    assert result.labels == ("sky", "road", "car", "tree")
+    assert result.palette.dtype == "uint8" and result.palette.tolist() == PALETTE
+    assert result.presence.dtype == "float32" and result.presence.shape == (4,)
+    assert repr(result) == "<Segmentation 48×64, 4 classes: road 50 %, sky 38 %, tree 12 %>"
+
+
+def test_areas_are_fractions_largest_first_without_absent_classes():
+    areas = example().areas()
+    assert list(areas.items()) == [("road", 0.5), ("sky", 0.375), ("tree", 0.125)]
+    assert all(type(area) is float for area in areas.values())
+    assert example(labels=["sky", "road", "car", "sky"]).areas() == {"sky": 0.5, "road": 0.5}
+
+
+def test_saved_png_holds_the_labels_and_the_palette(tmp_path):
+    result = example()
+    result.save(tmp_path / "x.png")
+    result.save(str(tmp_path / "y.PNG"))
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), result.label_map)
+        assert picture.getpalette()[:12] == sum(PALETTE, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png", "y.PNG"]
+    assert (tmp_path / "x.png").read_bytes()[24:26] == bytes([8, 3])  # eight bits, palette
+
+
+@pytest.mark.parametrize("classes, mode", [(256, "P"), (300, "I;16")])
+def test_beyond_256_classes_labels_are_saved_as_16_bit_grey(tmp_path, classes, mode):
+    label_map = (np.arange(40 * 40) % classes).reshape(40, 40).astype("uint16")
+    names = [str(i) for i in range(classes)]
+    Segmentation(np.zeros((40, 40, 3), "uint8"), label_map, names).save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture), label_map)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    example().save(path)
+    before = path.read_bytes()
+
+    def fail(self, file, **_):
+        with open(file, "wb") as half:
+            half.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        example().save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+    assert path.read_bytes() == before
+
+
+def test_other_formats_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.jpg.*\.png"):
+        example().save(tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_shows_itself_in_a_notebook_at_a_moderate_size():
+    for height, width in ((48, 64), (1500, 3000)):
+        png = example(height=height, width=width)._repr_png_()
+        with Image.open(io.BytesIO(png)) as picture:
+            assert picture.format == "PNG"
+            assert min(width, 1000) <= picture.width <= 1024
+
+
+def test_overlay_blends_image_and_colours():
+    picture = example().overlay(alpha=0.25, legend=False)
+    assert picture.size == (64, 48) and picture.mode == "RGB"
+    # By hand: 0.75 * 100 + 0.25 * colour, rounded.
+    assert picture.getpixel((60, 40)) == (107, 91, 107)
+    assert picture.getpixel((2, 2)) == (102, 110, 84)
+    assert example().overlay(alpha=1, legend=False).getpixel((60, 40)) == (128, 64, 128)
+    with pytest.raises(ValueError, match="alpha"):
+        example().overlay(alpha=50)
+
+
+def test_mismatched_parts_are_named():
+    image = np.zeros((40, 50, 3), "uint8")
+    with pytest.raises(ValueError, match=r"\(40, 50\).*\(50, 40\)"):
+        Segmentation(image, np.zeros((50, 40), "uint8"), LABELS)
+    with pytest.raises(ValueError, match=r"palette.*\(3, 3\).*\(4, 3\)"):
+        Segmentation(image, np.zeros((40, 50), "uint8"), LABELS, PALETTE[:3])
