@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_encnet.training import losses
+from keras_encnet.training.metrics import MeanIoU
 from keras_encnet.training.optimizers import SGD
 
 
@@ -65,7 +66,7 @@ class SegmentationTrainer:
         optimizer = keras.optimizers.get(optimizer or SGD())
         loss = keras.losses.get(loss)
         if metrics is None:
-            metrics = [mean_iou(self.num_classes)]
+            metrics = [MeanIoU(self.num_classes)]
         self._compile_arguments = {
             "optimizer": optimizer,
             "loss": loss,
@@ -85,7 +86,7 @@ class SegmentationTrainer:
         super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
 
     def get_compile_config(self):
-        return keras.saving.serialize_keras_object(self._compile_arguments)
+        return keras.saving.serialize_keras_object(self._compile_arguments) if self.compiled else {}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -166,11 +167,14 @@ class SegmentationTrainer:
                 on_epoch_end=lambda epoch, logs: self._warn_of_stray_labels()
             )
             callbacks = [*_as_list(callbacks), warn]
+        if hasattr(x, "start_at"):
+            callbacks.append(_begin_at(x, kwargs))
         return super().fit(x, y, callbacks=callbacks, **kwargs)
 
     def predict(self, x, **kwargs):
         """As `keras.Model.predict`: float32 logits `(batch, height, width, num_classes)`."""
-        self._check_data(x)
+        if isinstance(x, np.ndarray):
+            self._check_data(x)
         return super().predict(x, **kwargs)
 
     def _check_data(self, images, masks=None, *, training=False):
@@ -205,9 +209,18 @@ class SegmentationTrainer:
             self._evaluating = before
 
 
-def mean_iou(num_classes):
-    """The metric `miou`. Its counts are float32, so that they can be weighted and never wrap."""
-    return keras.metrics.MeanIoU(num_classes, sparse_y_pred=False, name="miou", dtype="float32")
+def _begin_at(batches, fit_options):
+    """Keeps `data.batches(...)` in its order, and where it stands.
+
+    Two backends look at the first batches, for their shapes, before training begins."""
+    if fit_options.get("steps_per_epoch") is not None:
+        raise ValueError(
+            "`steps_per_epoch` would begin each epoch of `data.batches(...)` anew: leave it out, or "
+            "give fewer pairs, pairs[:n]."
+        )
+    fit_options["shuffle"] = False
+    step = batches.step
+    return keras.callbacks.LambdaCallback(on_train_begin=lambda logs: batches.start_at(step))
 
 
 def _class_weight(weights, num_classes):
