@@ -13,12 +13,12 @@ line on its standard input by one on its standard output; everything else goes t
     {"seconds": 1.62, "images_per_second": 0.617, "peak_mb": 1170.2}
     {"seconds": 2.31, "images_per_second": 0.866, "peak_mb": 2210.7, "loss": 4.53}
 
-`inference` is uint8 images in NumPy to label maps in NumPy at the images' size; `train` is one step
-of forward, the three losses, backward and SGD. Optional in a request: `batch` (1), `repeat` (1;
-`seconds` is the mean), and `save`, a path for the label maps (`.npy`). Nothing is warmed up: the
-first request of a kind and size is for the caller to throw away. `peak_mb` is in units of 10^6
-bytes: on the CPU the largest resident memory of the whole process while it answered, on CUDA the
-largest allocated on the device.
+`inference` is uint8 images in NumPy to label maps in NumPy at the images' size, on CUDA from the
+device to the device; `train` is one step of forward, the three losses, backward and SGD. Optional
+in a request: `batch` (1), `repeat` (1; `seconds` is the mean), and `save`, a path for the label
+maps (`.npy`). Nothing is warmed up: the first request of a kind and size is for the caller to throw
+away. `peak_mb` is in units of 10^6 bytes: on the CPU the largest resident memory of the whole
+process while it answered, on CUDA the largest allocated on the device.
 
 The network has 19 classes, the weights of `weight(key, shape, seed=0)` and the images of
 `image(seed, height, width)`, seeds 0, 1, ... over the batch, in tests/golden/weights.py. An
@@ -27,15 +27,13 @@ inference after training starts from these weights again, without gradients and 
 
 import argparse
 import contextlib
-import ctypes
-import json
-import os
 import sys
 import time
 import types
 from pathlib import Path
 
 import numpy as np
+from turns import forget_peak, peak_mb, serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
 from weights import image, noise, state_dict
@@ -51,25 +49,18 @@ def main():
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda implies --bf16")
     options = parser.parse_args()
-    # Libraries print; what they print must not reach the caller as a reply.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    reference = Reference(options)
-    import mmseg
-    import torch
+    def prepare():
+        reference = Reference(options)
+        import mmseg
+        import torch
 
-    ready = {
-        "ready": True,
-        "torch": torch.__version__,
-        "mmsegmentation": mmseg.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-    }
-    print(json.dumps(ready), file=replies)
-    for line in sys.stdin:
-        if line.strip():
-            print(json.dumps(reference.answer(**json.loads(line))), file=replies)
+        ready = {"pytorch": torch.__version__, "mmsegmentation": mmseg.__version__}
+        if options.device == "cuda":
+            ready["device"] = torch.cuda.get_device_name()
+        return ready, reference.answer
+
+    serve(prepare)
 
 
 def mmseg_encnet():
@@ -137,6 +128,8 @@ class Reference:
 
     def answer(self, what, height, width, batch=1, repeat=1, save=None):
         images = np.stack([image(seed, height, width) for seed in range(batch)])
+        if self.cuda:
+            images = self.torch.from_numpy(images).to(self.device)
         if what == "inference":
             if self.optimizer is not None:
                 self.restart()
@@ -165,12 +158,14 @@ class Reference:
         if what == "train":
             reply["loss"] = float(result)
         elif save:
-            np.save(save, result)
+            np.save(save, result.cpu() if self.cuda else result)
         return reply
 
     def infer(self, images):
         with self.torch.inference_mode(), self.autocast():
-            return self.label_map(self.torch.from_numpy(images).to(self.device)).cpu().numpy()
+            if self.cuda:
+                return self.label_map(images)
+            return self.label_map(self.torch.from_numpy(images)).numpy()
 
     def label_map(self, images):
         """uint8 (B, H, W, 3) -> uint8 (B, H, W), by mmsegmentation's own whole-image inference."""
@@ -181,7 +176,7 @@ class Reference:
     def train_step(self, images, samples):
         main, side = self.model.decode_head, self.model.auxiliary_head
         with self.autocast():
-            outputs, aux = self.network(self.torch.from_numpy(images).to(self.device))
+            outputs, aux = self.network(self.torch.as_tensor(images))
             parts = main.loss_by_feat(outputs, samples)
             loss = parts["loss_ce"] + parts["loss_se"] + side.loss_by_feat(aux, samples)["loss_ce"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,16 +213,12 @@ class Reference:
         if self.cuda:
             self.torch.cuda.reset_peak_memory_stats()
         else:
-            # What earlier requests freed is not this one's: hand it back, then lower VmHWM to now.
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
+            forget_peak()
 
     def peak_mb(self):
         if self.cuda:
             return self.torch.cuda.max_memory_allocated() / 1e6
-        lines = Path("/proc/self/status").read_text().splitlines()
-        kilobytes = next(line for line in lines if line.startswith("VmHWM:")).split()[1]
-        return int(kilobytes) * 1024 / 1e6
+        return peak_mb()
 
 
 if __name__ == "__main__":

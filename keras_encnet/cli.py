@@ -143,9 +143,7 @@ def _pairs(arguments):
             return data.camvid(directory, "val"), None
         return data.camvid(directory, "train"), data.camvid(directory, "val")
     if not (arguments.images and arguments.masks):
-        raise ValueError(
-            "Give --images and --masks, two folders or patterns such as 'images/*.jpg'."
-        )
+        raise ValueError("Give --images and --masks, two folders or patterns such as 'images/*.jpg'.")
     options = {
         "labels": arguments.labels.split(",") if arguments.labels else None,
         "label_map": dict(arguments.label_map) or None,
@@ -204,17 +202,13 @@ def _parser():
     _add_data(sub)
     sub.add_argument("--val-images", help="images to validate on")
     sub.add_argument("--val-masks", help="their masks")
-    sub.add_argument(
-        "--out", required=True, help="directory for the model and the training's state"
-    )
+    sub.add_argument("--out", required=True, help="directory for the model and the training's state")
     sub.add_argument("--num-classes", type=int, help="where there are no --labels")
     sub.add_argument("--preset", help="directory of a model to start from, instead of a new one")
     sub.add_argument("--backbone", default="resnet50")
     sub.add_argument("--width", type=float, default=1.0, help="factor on the backbone's channels")
     sub.add_argument("--head-channels", type=int, default=512)
-    sub.add_argument(
-        "--laterals", action="store_true", help="fuse shallower features into the head"
-    )
+    sub.add_argument("--laterals", action="store_true", help="fuse shallower features into the head")
     sub.add_argument("--epochs", type=int, default=40)
     sub.add_argument("--batch-size", type=int, default=8)
     sub.add_argument(

@@ -34,8 +34,8 @@ def run(out, *, seed=0):
 
     out, start = pathlib.Path(out), time.monotonic()
     print(f"Drawing {SCENES} street scenes to learn from and {UNSEEN} that stay unseen …")
-    seen = keras_encnet.data.scenes(SCENES, seed=2 * seed).load()
-    unseen = keras_encnet.data.scenes(UNSEEN, seed=2 * seed + 1).load()
+    seen = keras_encnet.data.scenes(SCENES, seed=seed).load()
+    unseen = keras_encnet.data.scenes(UNSEEN, seed=seed + 1000).load()
     num_classes = len(seen.labels)
     data = keras_encnet.data.batches(
         seen,
@@ -57,9 +57,7 @@ def run(out, *, seed=0):
             width=0.25,
             head_channels=128,
         )
-        rate = PolynomialDecay(
-            LEARNING_RATE, steps=EPOCHS * data.steps_per_epoch, end=0.0, warmup=15
-        )
+        rate = PolynomialDecay(LEARNING_RATE, steps=EPOCHS * data.steps_per_epoch, end=0.0, warmup=15)
         model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-4))
         return model
 

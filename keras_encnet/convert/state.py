@@ -53,9 +53,7 @@ def load_state(model, state, code_base):
             f"The weights are not those of this model ({model.name}, {code_base} names). "
             f"Missing: {missing or 'none'}. Left over: {left or 'none'}."
         )
-    values = [
-        (variable, key, _to_keras_layout(key, np.asarray(state[key]))) for key, variable in pairs
-    ]
+    values = [(variable, key, _to_keras_layout(key, np.asarray(state[key]))) for key, variable in pairs]
     for variable, key, value in values:
         if value.shape != tuple(variable.shape):
             raise ValueError(

@@ -101,8 +101,11 @@ class ConvNorm(keras.layers.Layer):
         return ops.relu(x) if self.relu else x
 
     def _convolve(self, x, kernel):
-        padding = "same"
-        if self.strides > 1 and self.kernel_size > 1:
+        strides, padding = self.strides, "same"
+        if strides > 1 and self.kernel_size == 1:
+            # The same pixels; TensorFlow 2.21's strided 1×1 gradient corrupts memory on the CPU.
+            x, strides = x[:, ::strides, ::strides], 1
+        elif strides > 1:
             # Where the stride does not divide the size, "same" would pad one side less.
             side = self.dilation_rate * (self.kernel_size - 1) // 2
             x = ops.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
@@ -110,7 +113,7 @@ class ConvNorm(keras.layers.Layer):
         return ops.conv(
             x,
             ops.cast(kernel, x.dtype),
-            strides=self.strides,
+            strides=strides,
             padding=padding,
             dilation_rate=self.dilation_rate,
         )

@@ -129,9 +129,7 @@ class EncNet(SegmentationTrainer, keras.Model):
             logits = upsample(pixel, images)
             heads = {"logits": logits}
             if aux_head:
-                heads["aux"] = upsample(
-                    fcn_head(features[-2], num_classes, dropout=dropout), images
-                )
+                heads["aux"] = upsample(fcn_head(features[-2], num_classes, dropout=dropout), images)
             if se_head:
                 heads["se"] = se
 

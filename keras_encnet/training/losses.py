@@ -109,9 +109,7 @@ def presence(labels, counted, num_classes):
     """
     batch = ops.shape(labels)[0]
     # Counting into one bin for each image and class spares a one-hot tensor of every pixel.
-    bins = (
-        ops.reshape(labels, (batch, -1)) + num_classes * ops.arange(batch, dtype="int32")[:, None]
-    )
+    bins = ops.reshape(labels, (batch, -1)) + num_classes * ops.arange(batch, dtype="int32")[:, None]
     counts = ops.segment_sum(
         ops.reshape(counted, (-1,)), ops.reshape(bins, (-1,)), num_segments=batch * num_classes
     )

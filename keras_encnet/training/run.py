@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 
 import keras
@@ -54,26 +55,35 @@ def train(make_model, data, *, directory, epochs, settings, every=60, **fit_opti
 
 
 class History(keras.callbacks.Callback):
-    """Appends each epoch's figures to a CSV file."""
+    """Keeps each epoch's figures in a CSV file, one row an epoch."""
 
     def __init__(self, path):
         super().__init__()
         self.path = pathlib.Path(path)
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        # After a kill an epoch may come twice; and not every epoch is validated.
+        rows = [row for row in rows if int(row["epoch"]) <= epoch]
+        rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in (logs or {}).items()}})
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        beside = self.path.with_suffix(".unfinished")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(beside, self.path)
 
 
 def _check_settings(directory, settings):
     path = directory / "settings.json"
     if not path.exists():
-        path.write_text(json.dumps(settings, indent=1))
+        beside = path.with_suffix(".unfinished")
+        beside.write_text(json.dumps(settings, indent=1))
+        os.replace(beside, path)
         return
     before = json.loads(path.read_text())
     now = json.loads(json.dumps(settings))

@@ -67,19 +67,21 @@ class SegmentationTrainer:
         loss = keras.losses.get(loss)
         if metrics is None:
             metrics = [MeanIoU(self.num_classes)]
+        class_weight = _class_weight(class_weight, self.num_classes)
         self._compile_arguments = {
             "optimizer": optimizer,
             "loss": loss,
             "metrics": metrics,
             "aux_weight": aux_weight,
             "se_weight": se_weight,
-            "class_weight": class_weight,
+            # Not the dict that was given: JSON makes text of its keys.
+            "class_weight": None if class_weight is None else class_weight.tolist(),
             "average": average,
             **kwargs,
         }
         self._pixel_options = {
             "loss": loss,
-            "class_weight": _class_weight(class_weight, self.num_classes),
+            "class_weight": class_weight,
             "average": average,
         }
         self._part_weights = {"pixel": 1.0, "aux": aux_weight, "se": se_weight}
@@ -133,6 +135,8 @@ class SegmentationTrainer:
     def evaluate(self, x=None, y=None, **kwargs):
         """As `keras.Model.evaluate`; `loss` is the pixel loss alone."""
         self._check_data(x, y)
+        # What `fit` has counted until now, before the count begins anew.
+        self._warn_of_stray_labels()
         with self._evaluation():
             results = super().evaluate(x, y, **kwargs)
         self._warn_of_stray_labels()
@@ -236,8 +240,7 @@ def _class_weight(weights, num_classes):
         weights = [weights.get(i, 1.0) for i in range(num_classes)]
     if np.shape(weights) != (num_classes,):
         raise ValueError(
-            f"`class_weight` must hold {num_classes} numbers, one for each class. "
-            f"Received: {weights!r}"
+            f"`class_weight` must hold {num_classes} numbers, one for each class. Received: {weights!r}"
         )
     return np.asarray(weights, "float32")
 

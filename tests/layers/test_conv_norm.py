@@ -59,6 +59,4 @@ def test_statistics_are_float32_in_half_precision(policy):
     layer(keras.ops.cast(x, layer.compute_dtype), training=True)
     seen = numpy(keras.ops.cast(keras.ops.cast(x, layer.compute_dtype), "float32"))
     np.testing.assert_allclose(numpy(layer.moving_mean), 0.1 * seen.mean(), rtol=1e-5)
-    np.testing.assert_allclose(
-        numpy(layer.moving_variance), 0.9 + 0.1 * seen.var(ddof=1), rtol=1e-3
-    )
+    np.testing.assert_allclose(numpy(layer.moving_variance), 0.9 + 0.1 * seen.var(ddof=1), rtol=1e-3)

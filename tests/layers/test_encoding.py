@@ -105,7 +105,9 @@ def test_initial_weights_are_pytorch_encodings():
     layer.build((None, None, None, 512))
     codewords, scale = map(numpy, (layer.codewords, layer.scale))
     bound = 1 / np.sqrt(32 * 512)
-    assert np.abs(codewords).max() <= bound and codewords.std() == pytest.approx(bound / 3**0.5, rel=0.03)
+    assert np.abs(codewords).max() <= bound and codewords.std() == pytest.approx(
+        bound / 3**0.5, rel=0.03
+    )
     assert scale.min() >= -1 and scale.max() <= 0 and scale.std() > 0.1
 
 

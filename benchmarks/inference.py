@@ -1,0 +1,60 @@
+"""Segmenting an image: time and peak memory, beside mmsegmentation's in the same run.
+
+    python benchmarks/inference.py [--mmseg PYTHON [--compile]] [--sizes 512x512 1024x2048]
+
+takes the same weights and images in both, each in a process of its own, one after the other, and
+prints medians; then where the time goes, and how far from the processor's limit that is. What is
+measured, and how mmsegmentation is installed: benchmarks/README.md.
+"""
+
+from turns import arguments, limit, start_sides, table, take_turns
+
+
+def main():
+    options = arguments(__doc__.splitlines()[0], sizes=("512x512", "1024x2048"), batch=1)
+    sides, meter = start_sides(options)
+    repeat = 10 if options.device == "cuda" else 1
+    measured = {}
+    for height, width in options.sizes:
+        request = {"height": height, "width": width, "batch": options.batch}
+        first, replies, rates = take_turns(
+            sides, meter, options.runs, what="inference", **request, repeat=repeat
+        )
+        print(f"\n{options.batch} × {height}×{width}, image to label map, {options.runs} in turn")
+        seconds = table(sides, replies)
+        for side, reply in zip(sides[1:], first[1:], strict=True):
+            print(f"  the same labels as {side.name}: {reply['agreement']:.4%} of the pixels")
+        measured[height, width] = request, seconds, rates
+
+    # Later, for what is compiled for the parts stays in memory.
+    for (height, width), (request, seconds, rates) in measured.items():
+        print(f"\n{options.batch} × {height}×{width}, where our time goes")
+        where(sides[0].ask(what="parts", **request), seconds, rates)
+    for side in [*sides, meter]:
+        side.close()
+
+
+def where(reply, seconds, rates):
+    print("                          seconds     GFLOP   GFLOP/s")
+    before = 0
+    for part in reply["parts"]:
+        row(part["name"], part["seconds"] - before, part["flops"])
+        before = part["seconds"]
+    print("  of a whole inference:")
+    network = reply.get("network", before)
+    labels = reply.get("labels", reply["total"] - network)
+    row("network", network, reply["flops"])
+    row("upsampling, argmax", labels)
+    row("rest", reply["total"] - network - labels)
+    limit(reply["flops"], rates, seconds)
+
+
+def row(name, seconds, flops=None):
+    counts = "" if flops is None else f"{flops / 1e9:10.1f}"
+    # A difference of two measurements may be nothing but noise.
+    rate = f"{flops / seconds / 1e9:10.1f}" if flops and seconds > 0 else ""
+    print(f"  {name:22} {seconds:8.4f}{counts}{rate}")
+
+
+if __name__ == "__main__":
+    main()

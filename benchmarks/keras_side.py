@@ -1,0 +1,274 @@
+"""Serves our ResNet-50 EncNet for timing, as mmseg_reference.py does mmsegmentation's.
+
+    KERAS_BACKEND=tensorflow python benchmarks/keras_side.py [--dtype float32] [--device cuda]
+
+The requests "inference" and "train", the weights, the images and the replies are those described
+there. On the CPU, inference is `model.segment` and a training step `train_on_batch` after
+`compile()`, both from `uint8` in NumPy. On CUDA, with JAX, inference is one compiled function from a
+batch to its label maps and both begin with arrays on the device; `peak_mb` is then the largest
+since the process began. Besides:
+
+    {"what": "parts", "height": 512, "width": 512}      where inference spends its time
+    {"what": "flops", "height": 256, "width": 256, "training": true}    of a forward pass
+    {"what": "product"}      rates of matrix products, in operations a second: ask another process,
+                             for some of the memory that they take stays taken
+    {"what": "compare", "paths": [a, b]}    the share of equal pixels in two saved label maps
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+from turns import forget_peak, peak_mb, serve
+
+from keras_encnet import EncNet
+from keras_encnet.convert.state import load_state, variable_keys
+from keras_encnet.layers import ConvNorm, Encoding
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
+from weights import image, noise, state_dict
+
+# As an attribute of its package this name is the function.
+segmenting = importlib.import_module("keras_encnet.inference.segment")
+CLASSES = 19
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options = parser.parse_args()
+
+    def prepare():
+        backend = keras.backend.backend()
+        versions = {"keras": keras.__version__}
+        versions[backend] = importlib.import_module(backend).__version__
+        if options.device == "cuda":
+            versions["device"] = _device().device_kind
+        return versions, Ours(options.dtype, options.device == "cuda").answer
+
+    serve(prepare)
+
+
+class Ours:
+    """The network, and the requests it answers."""
+
+    def __init__(self, dtype, cuda):
+        self.dtype, self.cuda = dtype, cuda
+
+    @cached_property
+    def model(self):
+        model = EncNet("resnet50", CLASSES, dtype=self.dtype)
+        shapes = {
+            key: _pytorch_shape(key, variable.shape)
+            for key, variable in variable_keys(model, "mmsegmentation")
+        }
+        load_state(model, state_dict(shapes), "mmsegmentation")
+        return model
+
+    def answer(self, what, **request):
+        return getattr(self, what)(**request)
+
+    def inference(self, height, width, batch=1, repeat=1, save=None):
+        images = self.images(batch, height, width)
+        reply, label_maps = self.timed(lambda: self.label_maps(images), batch, repeat)
+        if save:
+            np.save(save, ops.convert_to_numpy(label_maps))
+        return reply
+
+    def train(self, height, width, batch=1, repeat=1, save=None):
+        images = self.images(batch, height, width)
+        masks = np.floor((noise("masks", (batch, height, width)) + 1) / 2 * CLASSES).astype("uint8")
+        if self.cuda:
+            masks = ops.convert_to_tensor(masks)
+        if not self.model.compiled:
+            self.model.compile()
+        step = lambda: self.model.train_on_batch(images, masks, return_dict=True)  # noqa: E731
+        reply, logs = self.timed(step, batch, repeat)
+        return {**reply, "loss": float(logs["loss"])}
+
+    def parts(self, height, width, batch=1, repeat=3):
+        """Medians of the time of each part of inference, and its operations.
+
+        The network's parts are measured by networks that end there: `seconds` is the sum so far."""
+        images = self.images(batch, height, width)
+        counts = multiply_adds(self.model._coarse, (batch, height, width, 3))
+        cuts = list(self.cuts())
+        clocks = [Clock(lambda run=run: _wait(run(images))) for _, _, run in cuts]
+        network, labels = Clock(self.model.stride_logits), Clock(segmenting._label_map)
+        object.__setattr__(self.model, "stride_logits", network)
+        segmenting._label_map = labels
+        total = Clock(lambda: _wait(self.label_maps(images)))
+        for _ in range(1 + repeat):
+            for clock in (*clocks, total):
+                clock()
+        object.__delattr__(self.model, "stride_logits")
+        segmenting._label_map = labels.function
+
+        parts = []
+        for (name, layers, _), clock in zip(cuts, clocks, strict=True):
+            flops = 2 * sum(count for key, count in counts.items() if key.startswith(layers))
+            parts.append({"name": name, "seconds": clock.median(), "flops": flops})
+        reply = {"parts": parts, "flops": 2 * sum(counts.values()), "total": total.median()}
+        if not self.cuda:
+            reply |= {"network": network.median(), "labels": labels.median()}
+        return reply
+
+    def cuts(self):
+        """(name, layers, function): the network up to the end of each of its parts."""
+        model = self.model
+        normalized = model.get_layer("normalize")(model.input)
+        # Means, for it takes a while to hand over a whole feature map.
+        ends = [ops.mean(x, axis=(1, 2)) for x in model.backbone(normalized)]
+        names = ["stem, stage 1", "stage 2", "stage 3", "stage 4"]
+        layers = [("stem", "stage1"), ("stage2",), ("stage3",), ("stage4",)]
+        for name, prefixes, end in zip(names, layers, ends, strict=True):
+            yield name, prefixes, keras.Model(model.input, end).predict_on_batch
+        head = ("bottleneck", "encoding", "gate", "pixel", "se")
+        yield "head", head, model._coarse.predict_on_batch
+
+    def flops(self, height, width, batch=1, training=False):
+        graph = self.model._heads if training else self.model._coarse
+        counts = multiply_adds(graph, (batch, height, width, 3))
+        return {"flops": 2 * sum(counts.values())}
+
+    def product(self, repeat=3):
+        dtype = keras.DTypePolicy(self.dtype).compute_dtype
+        size, often = (8192, 20) if self.cuda else (4096, 1)
+        a = keras.random.normal((size, size), dtype=dtype)
+        rates = []
+        for _ in range(repeat + 1):
+            start = time.perf_counter()
+            for _ in range(often):
+                c = self.matmul(a, a)
+            _wait(c)
+            rates.append(2 * size**3 * often / (time.perf_counter() - start))
+        return {"flops_per_second": rates[1:], "size": size}
+
+    def compare(self, paths):
+        ours, theirs = (np.load(path) for path in paths)
+        return {"agreement": float((ours == theirs).mean())}
+
+    def images(self, batch, height, width):
+        images = np.stack([image(seed, height, width) for seed in range(batch)])
+        return ops.convert_to_tensor(images) if self.cuda else images
+
+    def label_maps(self, images):
+        if self.cuda:
+            variables = self.model.trainable_variables, self.model.non_trainable_variables
+            return self.on_device(*([v.value for v in part] for part in variables), images)
+        options = {"resize": False, "window": False, "batch_size": len(images)}
+        return np.stack([each.label_map for each in self.model.segment(list(images), **options)])
+
+    @cached_property
+    def on_device(self):
+        import jax
+
+        def label_maps(trainable, non_trainable, images):
+            # Weights as arguments: as constants XLA would spend minutes on them.
+            logits, _ = self.model.stateless_call(trainable, non_trainable, images, training=False)
+            return ops.cast(ops.argmax(logits, axis=-1), "uint8")
+
+        return jax.jit(label_maps)
+
+    @cached_property
+    def matmul(self):
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(ops.matmul)
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.jit(ops.matmul)
+        return ops.matmul
+
+    def timed(self, work, batch, repeat):
+        if not self.cuda:
+            forget_peak()
+        start = time.perf_counter()
+        for _ in range(repeat):
+            result = work()
+        _wait(result)
+        seconds = (time.perf_counter() - start) / repeat
+        peak = _device().memory_stats()["peak_bytes_in_use"] / 1e6 if self.cuda else peak_mb()
+        return {"seconds": seconds, "images_per_second": batch / seconds, "peak_mb": peak}, result
+
+
+class Clock:
+    """A function that remembers how long each call took."""
+
+    def __init__(self, function):
+        self.function, self.seconds = function, []
+
+    def median(self):
+        """Of all calls but the first."""
+        return float(np.median(self.seconds[1:]))
+
+    def __call__(self, *args, **kwargs):
+        start = time.perf_counter()
+        result = self.function(*args, **kwargs)
+        self.seconds.append(time.perf_counter() - start)
+        return result
+
+
+def multiply_adds(model, shape):
+    """The multiplications with addition in each layer of a functional model, for one input shape.
+
+    Convolutions and other matrix products alone; what is done once for each value, as
+    normalization, ReLU and resizing are, takes less than a hundredth of their operations.
+    """
+    counts = {}
+
+    def call(layer, x, *args, **kwargs):
+        y = layer(x, *args, **kwargs)
+        if isinstance(layer, keras.Model):
+            counts.update(multiply_adds(layer, x.shape))
+        elif isinstance(layer, (ConvNorm, keras.layers.Conv2D, keras.layers.Dense)):
+            # Each value is the product of a pixel's surroundings with a column of the kernel.
+            counts[layer.name] = int(np.prod(y.shape) * np.prod(layer.kernel.shape[:-1]))
+        elif isinstance(layer, Encoding):
+            # Distances to the codewords, and sums of the residuals.
+            counts[layer.name] = int(2 * np.prod(x.shape) * layer.num_codes)
+        return y
+
+    keras.models.clone_model(
+        model,
+        input_tensors=keras.Input(batch_shape=shape),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return counts
+
+
+def _pytorch_shape(key, shape):
+    if len(shape) == 4:
+        return (shape[3], shape[2], shape[0], shape[1])
+    if len(shape) == 2 and not key.endswith("codewords"):
+        return tuple(shape[::-1])
+    return tuple(shape)
+
+
+def _wait(result):
+    """Returns when a tensor that may still be in the making is there."""
+    if hasattr(result, "block_until_ready"):
+        result.block_until_ready()
+    elif keras.ops.is_tensor(result):
+        # On the other backends a value that is asked for waits.
+        ops.convert_to_numpy(result[:1])
+
+
+def _device():
+    import jax
+
+    return jax.local_devices()[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""A training step: time and peak memory, beside mmsegmentation's in the same run.
+
+    python benchmarks/training.py [--mmseg PYTHON [--compile]] [--sizes 256x256] [--batch 2]
+
+takes the same weights, images and masks in both, each in a process of its own, one after the other,
+and prints medians and the processor's limit. What is measured, and how mmsegmentation is
+installed: benchmarks/README.md.
+"""
+
+from turns import arguments, limit, start_sides, table, take_turns
+
+
+def main():
+    options = arguments(__doc__.splitlines()[0], sizes=("256x256",), batch=2)
+    sides, meter = start_sides(options)
+    repeat = 10 if options.device == "cuda" else 1
+    for height, width in options.sizes:
+        request = {"height": height, "width": width, "batch": options.batch}
+        first, replies, rates = take_turns(
+            sides, meter, options.runs, what="train", **request, repeat=repeat
+        )
+        print(f"\n{options.batch} × {height}×{width}, a training step, {options.runs} in turn")
+        seconds = table(sides, replies)
+        for side, reply in zip(sides, first, strict=True):
+            print(f"  loss of the first step, {side.name}: {reply['loss']:.4f}")
+        forward = sides[0].ask(what="flops", training=True, **request)["flops"]
+        print(f"  forward {forward / 1e9:.4g} GFLOP, backward twice as many")
+        limit(3 * forward, rates, seconds)
+    for side in [*sides, meter]:
+        side.close()
+
+
+if __name__ == "__main__":
+    main()

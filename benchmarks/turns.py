@@ -1,0 +1,211 @@
+"""What the benchmarks share: sides in processes of their own, asked in turn, and their tables.
+
+A side is a program that writes one JSON line when it is ready and then answers each JSON line on its
+standard input by one on its standard output: keras_side.py and mmseg_reference.py. This module
+runs on both ends and in both environments, so it needs the standard library alone.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+
+
+# === In a side ===
+
+
+def serve(prepare):
+    """Answers requests until standard input ends.
+
+    `prepare()` returns what there is to say at the start, a dict, and a function of requests."""
+    # Libraries print; what they print must not reach the caller as a reply.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    ready, answer = prepare()
+    print(json.dumps({"ready": True, **ready}), file=replies)
+    for line in sys.stdin:
+        if line.strip():
+            print(json.dumps(answer(**json.loads(line))), file=replies)
+
+
+def forget_peak():
+    """Lowers the kernel's record of this process's largest resident memory to what it is now."""
+    # What earlier requests freed is not the next one's.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb():
+    """The largest resident memory of this process since `forget_peak`, in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(line for line in lines if line.startswith("VmHWM:")).split()[1]
+    return int(kilobytes) * 1024 / 1e6
+
+
+# === Beside it ===
+
+
+class Side:
+    """A program that answers requests."""
+
+    def __init__(self, name, command, env=None):
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, **(env or {})},
+            text=True,
+            bufsize=1,
+        )
+        self.ready = self._reply()
+
+    def ask(self, **request):
+        # The threads of whoever answered last spin a little before they sleep.
+        time.sleep(0.3)
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+        except BrokenPipeError:
+            pass
+        return self._reply()
+
+    def close(self):
+        self.process.communicate()
+
+    def _reply(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{self.name} ended without an answer:\n{self.log.read()[-4000:]}")
+        return json.loads(line)
+
+
+def arguments(description, sizes, batch):
+    """Reads the command line; `sizes` and `batch` are the defaults on the CPU."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--mmseg", metavar="PYTHON", help="python of mmsegmentation's environment")
+    parser.add_argument("--compile", action="store_true", help="also beside its torch.compile")
+    parser.add_argument("--sizes", nargs="+", type=_size, metavar="HEIGHTxWIDTH")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--runs", type=int, default=5, help="timed turns, after one to warm up")
+    parser.add_argument("--dtype", choices=("float32", "mixed_bfloat16"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.backend = os.environ.get("KERAS_BACKEND", "jax" if cuda else "tensorflow")
+    options.dtype = options.dtype or ("mixed_bfloat16" if cuda else "float32")
+    options.sizes = options.sizes or ([(512, 512)] if cuda else [_size(size) for size in sizes])
+    options.batch = options.batch or (16 if cuda else batch)
+    if cuda and (options.backend != "jax" or options.dtype != "mixed_bfloat16"):
+        parser.error("on CUDA the comparison is KERAS_BACKEND=jax in mixed_bfloat16")
+    # Which JAX gives on a GPU is the largest since the process began.
+    options.sizes.sort(key=lambda size: size[0] * size[1])
+    return options
+
+
+def _size(text):
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def start_sides(options):
+    """Starts keras-encnet's side and, where there is an environment for it, mmsegmentation's.
+
+    Returns them as a list, and another of keras-encnet's to measure matrix products with."""
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    env = {"KERAS_BACKEND": options.backend, "PYTHONPATH": path}
+    env["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    theirs = {}
+    if options.device == "cuda":
+        # Several processes share the card.
+        env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    else:
+        theirs = {"CUDA_VISIBLE_DEVICES": ""}
+        env |= {"JAX_PLATFORMS": "cpu", **theirs}
+    device = ["--device", options.device]
+    ours = [sys.executable, HERE / "keras_side.py", "--dtype", options.dtype, *device]
+    sides = [Side(f"keras-encnet, {options.backend}", ours, env)]
+    meter = Side("matrix products", ours, env)
+    if options.mmseg:
+        command = [options.mmseg, HERE / "mmseg_reference.py", *device]
+        if options.dtype == "mixed_bfloat16":
+            command.append("--bf16")
+        sides.append(Side("mmsegmentation", command, theirs))
+        if options.compile:
+            sides.append(Side("mmsegmentation, compiled", [*command, "--compile"], theirs))
+
+    ready = {key: value for side in sides for key, value in side.ready.items() if key != "ready"}
+    print(", ".join(f"{key} {value}" for key, value in ready.items()))
+    print(f"ResNet-50 EncNet, 19 classes, {options.dtype}, {options.device}, {_processor()}")
+    if not options.mmseg:
+        print("Beside nothing: give --mmseg the python of an environment with mmsegmentation,")
+        print("see benchmarks/README.md.")
+    return sides, meter
+
+
+def _processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} × {names[0]}" if names else f"{os.cpu_count()} processors"
+
+
+def take_turns(sides, meter, runs, **request):
+    """Asks every side once to warm up and then `runs` times, in turn.
+
+    Returns the replies to the former and, a list for each side, to the latter; and the rates of
+    matrix products, measured in every round, in operations a second."""
+    saves = tempfile.TemporaryDirectory()
+    with saves:
+        first = []
+        for i, side in enumerate(sides):
+            path = os.path.join(saves.name, f"{i}.npy")
+            first.append(side.ask(**{**request, "repeat": 1}, save=path))
+        if request["what"] == "inference":
+            for i, reply in enumerate(first[1:], 1):
+                paths = [os.path.join(saves.name, f"{j}.npy") for j in (0, i)]
+                reply["agreement"] = sides[0].ask(what="compare", paths=paths)["agreement"]
+        replies, rates = [[] for _ in sides], []
+        for _ in range(runs):
+            for side, answers in zip(sides, replies, strict=True):
+                answers.append(side.ask(**request))
+            rates += meter.ask(what="product")["flops_per_second"]
+    return first, replies, rates
+
+
+def table(sides, replies):
+    """Prints seconds and peak memory of every side, and the first one's beside the others'."""
+    width = max(len(side.name) for side in sides)
+    print(f"  {'':{width}}  seconds (least to most)   images/s   peak MB")
+    summary = []
+    for side, answers in zip(sides, replies, strict=True):
+        seconds = [answer["seconds"] for answer in answers]
+        rate = median(answer["images_per_second"] for answer in answers)
+        peak = max(answer["peak_mb"] for answer in answers)
+        summary.append((median(seconds), peak))
+        span = f"({min(seconds):.3f} to {max(seconds):.3f})"
+        print(f"  {side.name:{width}}  {median(seconds):7.3f} {span:18} {rate:8.2f} {peak:9.0f}")
+    (ours, our_peak), *others = summary
+    for side, (theirs, their_peak) in zip(sides[1:], others, strict=True):
+        print(f"  beside {side.name}: {ours / theirs:.3f} of its time", end=" ")
+        print(f"({theirs / ours:.2f}× as fast), {our_peak / their_peak:.3f} of its memory")
+    return ours
+
+
+def limit(flops, rates, seconds):
+    """Prints how long `flops` take at least, and what share of `seconds` that is."""
+    rate = median(rates)
+    bound = flops / rate
+    print(f"  limit: {flops / 1e9:.4g} GFLOP, at {rate / 1e9:.4g} GFLOP/s, take {bound:.3f} s", end="")
+    print(f": {bound / seconds:.0%} of the time measured")
+    print(f"  (the rate of products of large square matrices: median of {len(rates)}", end="")
+    print(f" from {min(rates) / 1e9:.4g} to {max(rates) / 1e9:.4g})")

@@ -1,0 +1,67 @@
+"""Mean IoU by hand, and beside Keras's own."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_encnet.training import MeanIoU
+
+
+def one_hot(labels, num_classes):
+    """Logits whose largest is at `labels`."""
+    return 9.0 * np.eye(num_classes, dtype="float32")[np.array(labels)]
+
+
+def mean_iou(true, found, num_classes, weight=None):
+    metric = MeanIoU(num_classes)
+    metric.update_state(np.array(true), one_hot(found, num_classes), weight)
+    return float(metric.result())
+
+
+def test_by_hand():
+    # class 0: 2 of 3, class 1: 1 of 3, class 2: 1 of 2
+    assert mean_iou([[0, 0, 1], [1, 2, 0]], [[0, 0, 1], [2, 2, 1]], 3) == pytest.approx(
+        (2 / 3 + 1 / 3 + 1 / 2) / 3
+    )
+
+
+def test_weights():
+    weight = np.array([[0.5, 2.0, 0.0, 1.5]])
+    # class 0: 0.5 of 0.5 + 2; class 1: 1.5 of 1.5 + 2; the third pixel counts for nothing
+    assert mean_iou([[0, 0, 1, 1]], [[0, 1, 0, 1]], 2, weight) == pytest.approx(
+        (0.5 / 2.5 + 1.5 / 3.5) / 2
+    )
+
+
+def test_absent_classes_are_left_out():
+    assert mean_iou([[0, 0, 4]], [[0, 0, 4]], 5) == 1.0
+    # predicted alone: an IoU of 0 that counts
+    assert mean_iou([[0, 0]], [[0, 3]], 5) == pytest.approx((1 / 2 + 0) / 2)
+    assert float(MeanIoU(3).result()) == 0.0
+
+
+def test_counts_past_2_31_do_not_wrap():
+    metric = MeanIoU(2)
+    metric.confusion.assign(np.float32([[3 * 2.0**31, 2.0**31], [0, 2.0**33]]))
+    metric.update_state(np.zeros((1, 64, 64), "int32"), one_hot(np.zeros((1, 64, 64), "int32"), 2))
+    assert float(metric.result()) == pytest.approx((3 / 4 + 4 / 5) / 2, rel=1e-5)
+
+
+def test_agrees_with_keras_over_batches_and_after_a_reset():
+    rng = np.random.default_rng(0)
+    ours, theirs = MeanIoU(4), keras.metrics.MeanIoU(4, sparse_y_pred=False, ignore_class=255)
+    for round in range(2):
+        for metric in (ours, theirs):
+            metric.reset_state()
+        for _ in range(2):
+            labels = rng.integers(0, 4, (2, 5, 6))
+            logits = rng.normal(size=(2, 5, 6, 4)).astype("float32")
+            counted = rng.random((2, 5, 6)) > 0.2
+            ours.update_state(labels, logits, counted.astype("float32"))
+            theirs.update_state(np.where(counted, labels, 255), logits)
+        assert float(ours.result()) == pytest.approx(float(theirs.result()), rel=1e-5), round
+
+
+def test_config_round_trip():
+    again = keras.metrics.deserialize(keras.metrics.serialize(MeanIoU(7, name="iou")))
+    assert (type(again), again.num_classes, again.name) == (MeanIoU, 7, "iou")

@@ -1,0 +1,400 @@
+"""What `compile`, `fit` and `evaluate` promise; and one step of mmsegmentation's own training."""
+
+import json
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from backend import numpy
+from golden.weights import state_dict
+
+from keras_encnet import EncNet
+from keras_encnet.convert import load_state
+from keras_encnet.convert.state import variable_keys
+from keras_encnet.data import Pairs, batches
+from keras_encnet.training import SGD, MeanIoU, PolynomialDecay
+
+HERE = pathlib.Path(__file__).parents[1] / "golden"
+GOLDEN = np.load(HERE / "training.npz")
+STEP = json.loads((HERE / "training.json").read_text())
+
+# One size and one batch size for all: JAX compiles anew for each.
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype="uint8")
+MASKS = np.random.default_rng(1).integers(0, 3, (4, 32, 48), dtype="uint8")
+MASKS[0, :8] = 255
+TRAINING_LOGS = {"loss", "pixel_loss", "aux_loss", "se_loss", "miou"}
+
+
+def tiny(**options):
+    keras.utils.set_random_seed(0)
+    small = {"width": 0.125, "head_channels": 8, "dropout": 0.0}
+    return EncNet("resnet18", 3, **small | options)
+
+
+def trainable(model):
+    return [numpy(variable.value).copy() for variable in model.trainable_variables]
+
+
+def zeros(**heads):
+    """Zero logits of two images: a cross-entropy of ln 3 for every pixel, and ln 2 for the SE."""
+    pixel, image = np.zeros((2, 32, 48, 3), "float32"), np.zeros((2, 3), "float32")
+    return {"logits": pixel, "aux": pixel, "se": image} | heads
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that `fit` has seen; tests may train it further."""
+    model = tiny()
+    model.compile()
+    model.fit(
+        IMAGES,
+        MASKS,
+        batch_size=2,
+        epochs=2,
+        validation_data=(IMAGES, MASKS),
+        verbose=0,
+    )
+    return model
+
+
+def test_compile_without_arguments():
+    model = tiny()
+    model.compile()
+    optimizer = model.optimizer
+    assert type(optimizer) is SGD
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)
+    assert (optimizer.momentum, optimizer.gradient_decay) == (0.9, 5e-4)
+    # Of 64 rows of pixels 8 are ignored, and counted in the mean.
+    pixel = (1 - 8 / 64) * np.log(3)
+    total = model.compute_loss(y=MASKS[:2], y_pred=zeros())
+    assert float(total) == pytest.approx(pixel + 0.4 * pixel + 0.2 * np.log(2))
+    alone = model.compute_loss(y=MASKS[:2], y_pred=zeros()["logits"], training=False)
+    assert float(alone) == pytest.approx(pixel)
+    # Masks may have a last axis of 1.
+    assert float(model.compute_loss(y=MASKS[:2, ..., None], y_pred=zeros())) == float(total)
+
+
+def test_compile_arguments():
+    model = tiny()
+    ones = zeros()
+    model.compile(aux_weight=3.0, se_weight=5.0, average="counted")
+    assert float(model.compute_loss(y=MASKS[:2], y_pred=ones)) == pytest.approx(
+        4 * np.log(3) + 5 * np.log(2)
+    )
+
+    def two(labels, logits):
+        return keras.ops.full_like(logits[..., 0], 2.0)
+
+    model.compile(loss=two, se_weight=0.0)
+    assert float(model.compute_loss(y=MASKS[2:], y_pred=ones)) == pytest.approx(2 * 1.4)
+
+
+def test_class_weights():
+    model = tiny()
+    logits = np.zeros((2, 32, 48, 3), "float32")
+    logits[..., 2] = np.log(2)  # probabilities 1/4, 1/4, 1/2
+    masks = np.zeros((2, 32, 48), "uint8")
+    masks[0] = 2
+    found = []
+    for weights in ([1.0, 1.0, 3.0], {2: 3.0}, np.array([1, 1, 3])):
+        model.compile(class_weight=weights)
+        found.append(float(model.compute_loss(y=masks, y_pred=logits, training=False)))
+    # A weighted mean: ln 2 with weight 3, ln 4 with weight 1.
+    assert found == pytest.approx([(3 * np.log(2) + np.log(4)) / 4] * 3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"average": "mean"}, r"`average`.*all.*counted.*'mean'"),
+        ({"class_weight": [1, 2, 3, 4]}, r"`class_weight` must hold 3 numbers.*\[1, 2, 3, 4\]"),
+        ({"class_weight": {0: 2, 3: 1}}, r"keys \[3\].*0 to 2"),
+    ],
+)
+def test_compile_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny().compile(**options)
+
+
+def test_sample_weights_reach_pixel_and_auxiliary_loss_but_not_the_se_loss():
+    model = tiny()
+    model.compile()
+    image = np.array([3.0, 1.0], "float32")
+    pixels = np.ones((2, 32, 48), "float32") * image[:, None, None]
+    # Of the first image three quarters count.
+    pixel = (3 * 0.75 + 1) / 2 * np.log(3)
+    expected = pytest.approx(1.4 * pixel + 0.2 * np.log(2))
+    for weight in (image, pixels):
+        loss = model.compute_loss(y=MASKS[:2], y_pred=zeros(), sample_weight=weight)
+        assert float(loss) == expected
+
+
+def test_logs_of_fit_and_evaluate(trained):
+    validation = {"val_loss", "val_miou"}
+    history = trained.history.history
+    assert set(history) == TRAINING_LOGS | validation
+    assert all(len(values) == 2 for values in history.values())
+    for epoch in range(2):
+        logs = {name: values[epoch] for name, values in history.items()}
+        total = logs["pixel_loss"] + 0.4 * logs["aux_loss"] + 0.2 * logs["se_loss"]
+        assert logs["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_evaluate_is_the_pixel_loss_alone(trained):
+    logs = trained.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "miou"}
+    loss, miou = by_hand(trained.predict(IMAGES, batch_size=2, verbose=0), MASKS)
+    assert logs["loss"] == pytest.approx(loss, rel=1e-4)
+    assert logs["miou"] == pytest.approx(miou, abs=1e-3)
+
+
+def test_evaluate_with_sample_weights_and_a_last_axis(trained):
+    weight = np.random.default_rng(2).random(MASKS.shape).astype("float32")
+    logs = trained.evaluate(
+        IMAGES, MASKS[..., None], sample_weight=weight, batch_size=2, verbose=0, return_dict=True
+    )
+    logits = trained.predict(IMAGES, batch_size=2, verbose=0)
+    loss, miou = by_hand(logits, MASKS, weight)
+    assert logs["loss"] == pytest.approx(loss, rel=1e-4)
+    assert logs["miou"] == pytest.approx(miou, abs=1e-3)
+
+
+def by_hand(logits, masks, weight=1.0):
+    """(pixel loss, mean IoU) in NumPy."""
+    logits = logits.astype("float64")
+    weight = weight * (masks != 255)
+    labels = np.where(masks == 255, 0, masks)
+    chosen = np.take_along_axis(logits, labels[..., None].astype(int), -1)[..., 0]
+    loss = np.log(np.exp(logits).sum(-1)) - chosen
+    found = logits.argmax(-1)
+    ious = [
+        (weight * ((labels == i) & (found == i))).sum()
+        / (weight * ((labels == i) | (found == i))).sum()
+        for i in range(3)
+    ]
+    return (loss * weight).mean(), np.mean(ious)
+
+
+def test_fit_with_class_weight_names_the_place_for_it(trained):
+    with pytest.raises(ValueError, match=r"compile\(class_weight=\.\.\.\)"):
+        trained.fit(IMAGES, MASKS, class_weight={0: 1.0}, verbose=0)
+
+
+def test_nan_in_images_is_an_error(trained):
+    images = IMAGES.astype("float32")
+    images[2, 5, 5, 1] = np.nan
+    for call in (trained.fit, trained.evaluate):
+        with pytest.raises(ValueError, match="NaN or infinity, first in image 2"):
+            call(images, MASKS, verbose=0)
+
+
+def test_fit_goes_through_batches_epoch_by_epoch(trained):
+    pairs = Pairs(list(zip(IMAGES, MASKS, strict=True)))
+    for count, steps in ((4, 2), (2, 1)):
+        data = batches(pairs[:count], size=(32, 48), batch_size=2, augment=True, seed=0)
+        history = trained.fit(data, epochs=2, verbose=0).history
+        assert data.steps_per_epoch == steps and data.step == 2 * steps
+        assert set(history) == TRAINING_LOGS and len(history["loss"]) == 2
+
+
+def test_a_model_saved_and_loaded_goes_on_training(trained, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.iterations) == int(trained.optimizer.iterations) > 0
+    logs = []
+    for model in (trained, loaded):
+        model.reset_metrics()
+        for _ in range(2):
+            result = model.train_on_batch(IMAGES[:2], MASKS[:2], return_dict=True)
+        logs.append({name: float(value) for name, value in result.items()})
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    for a, b in zip(trained.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_given_to_compile_survives_loading(tmp_path):
+    model = tiny()
+    model.compile(
+        keras.optimizers.AdamW(PolynomialDecay(0.002, steps=7), weight_decay=0.02),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[MeanIoU(3, name="iou"), keras.metrics.SparseCategoricalAccuracy(name="right")],
+        aux_weight=0.3,
+        se_weight=0.1,
+        class_weight={1: 2.0},
+        average="counted",
+    )
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is keras.optimizers.AdamW
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    heads = zeros(logits=np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype("float32"))
+    losses = [float(m.compute_loss(y=MASKS[:2], y_pred=heads)) for m in (model, loaded)]
+    assert losses[0] == losses[1]
+    logs = loaded.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "iou", "right"}
+
+
+@pytest.mark.parametrize("heads", [("aux",), ("se",), ()])
+def test_losses_are_those_of_the_heads_there_are(heads):
+    model = tiny(aux_head="aux" in heads, se_head="se" in heads)
+    model.compile()
+    parts = {"pixel_loss", *(f"{head}_loss" for head in heads)}
+    assert {metric.name for metric in model.metrics if metric.name.endswith("_loss")} == parts
+    if not heads:
+        logs = model.train_on_batch(IMAGES[:2], MASKS[:2], return_dict=True)
+        assert set(logs) == {"loss", "pixel_loss", "miou"}
+        assert float(logs["loss"]) == pytest.approx(float(logs["pixel_loss"]))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains(policy):
+    model = tiny(dtype=policy)
+    model.compile()
+    images = np.repeat(np.repeat(IMAGES[:2, ::8, ::8], 8, 1), 8, 2)
+    masks = images[..., 0] // 86
+    history = model.fit(images, masks, batch_size=2, epochs=10, verbose=0).history
+    assert np.isfinite([history[name] for name in TRAINING_LOGS]).all()
+    assert history["loss"][-1] < history["loss"][0]
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert model.predict(images, verbose=0).dtype == "float32"
+    heads = model.heads(images[:1])
+    assert {keras.backend.standardize_dtype(y.dtype) for y in heads.values()} == {"float32"}
+
+
+def test_a_frozen_backbone_stays_what_it_is():
+    model = tiny()
+    model.backbone.trainable = False
+    model.compile()
+    before, all_before = model.backbone.get_weights(), model.get_weights()
+    model.fit(IMAGES, MASKS, batch_size=2, verbose=0)
+    for a, b in zip(before, model.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    changed = [(a != b).any() for a, b in zip(all_before, model.get_weights(), strict=True)]
+    assert sum(changed) == len(changed) - len(before)
+
+
+class Foreign(keras.utils.PyDataset):
+    """Two batches whose masks nothing looks at beforehand."""
+
+    def __init__(self, masks):
+        super().__init__()
+        self.masks = masks
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return IMAGES[2 * i : 2 * i + 2], self.masks[2 * i : 2 * i + 2]
+
+
+@pytest.fixture(scope="module")
+def still():
+    """A model that moves only where a loss pulls."""
+    model = tiny()
+    model.compile(SGD(0.1, weight_decay=0.0))
+    return model
+
+
+def test_a_batch_of_ignored_pixels_changes_no_weight(still):
+    before = trainable(still)
+    logs = still.train_on_batch(IMAGES[:2], np.full_like(MASKS[:2], 255), return_dict=True)
+    assert {float(value) for value in logs.values()} == {0.0}
+    for a, b in zip(before, trainable(still), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_strange_labels_in_a_foreign_dataset_count_as_ignored_and_are_warned_about_once(still):
+    before = trainable(still)
+    strange = Foreign(np.full_like(MASKS, 77))
+    with pytest.warns(UserWarning, match=r"6144 pixels have labels.*0 to 2.*255.*subtract 1"):
+        still.fit(strange, validation_data=Foreign(np.full_like(MASKS, 255)), verbose=0)
+    for a, b in zip(before, trainable(still), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        half = np.where(MASKS == 1, 77, MASKS).astype("uint8")
+        logs = still.evaluate(Foreign(half), verbose=0, return_dict=True)
+        ignored = np.where(MASKS == 1, 255, MASKS).astype("uint8")
+        expected = still.evaluate(Foreign(ignored), verbose=0, return_dict=True)
+    assert logs == expected
+
+
+def test_fit_from_a_plain_generator_of_tensors(trained):
+    def pairs():
+        for i in (0, 2):
+            yield tuple(keras.ops.convert_to_tensor(x[i : i + 2]) for x in (IMAGES, MASKS))
+
+    history = trained.fit(pairs(), verbose=0).history
+    assert set(history) == TRAINING_LOGS and np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.data")
+def test_fit_from_a_tensorflow_dataset_of_unknown_sizes():
+    import tensorflow as tf
+
+    def pairs():
+        for height, width in ((32, 48), (40, 35), (32, 48)):
+            yield (
+                np.zeros((2, height, width, 3), "uint8"),
+                np.full((2, height, width), 1, "uint8"),
+            )
+
+    signature = (
+        tf.TensorSpec((None, None, None, 3), "uint8"),
+        tf.TensorSpec((None, None, None), "uint8"),
+    )
+    data = tf.data.Dataset.from_generator(pairs, output_signature=signature)
+    model = tiny(dropout=0.1)
+    model.compile()
+    history = model.fit(data, epochs=2, validation_data=data, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(history["val_loss"]).all()
+
+
+def test_a_training_step_agrees_with_mmsegmentation():
+    model = EncNet("resnet18", STEP["num_classes"], dropout=0.0)
+    shapes = json.loads((HERE / "shapes.json").read_text())[STEP["architecture"]]
+    shapes = {
+        key: [STEP["num_classes"] if side == -1 else side for side in shape]
+        for key, shape in shapes.items()
+    }
+    load_state(model, state_dict(shapes, STEP["weights_seed"]), "mmsegmentation")
+    # A rate of 1 makes the gradient what a step takes away.
+    model.compile(SGD(1.0, momentum=0.0, weight_decay=0.0))
+    before = pytorch_state(model)
+    logs = model.train_on_batch(GOLDEN["step/images"], GOLDEN["step/masks"], return_dict=True)
+    after = pytorch_state(model)
+
+    found = [logs["pixel_loss"], 0.4 * logs["aux_loss"], 0.2 * logs["se_loss"], logs["loss"]]
+    expected = [STEP["losses"][part] for part in ("pixel", "aux", "se", "total")]
+    np.testing.assert_allclose(np.array(found, "float64"), expected, rtol=1e-5)
+
+    gradient = {key: before[key].astype("float64") - after[key] for key in STEP["sum_of_squares"]}
+    for key, expected in STEP["sum_of_squares"].items():
+        assert np.square(gradient[key]).sum() == pytest.approx(expected, rel=1e-3), key
+    for name in filter(lambda name: name.startswith("step/gradient/"), GOLDEN.files):
+        key = name.removeprefix("step/gradient/")
+        found = gradient[key].ravel()[GOLDEN[f"step/entries/{key}"]]
+        error = np.abs(found - GOLDEN[name]).max() / np.abs(gradient[key]).max()
+        assert error < 2e-4, (key, error)
+    for name in filter(lambda name: name.startswith("step/running/"), GOLDEN.files):
+        key = name.removeprefix("step/running/")
+        found = after[key][GOLDEN[f"step/running_entries/{key}"]]
+        # Keras keeps the biased variance there; it is of 64 values or more everywhere else.
+        tolerance = 2e-3 if ".encoding.1.running_var" in key else 2e-5
+        np.testing.assert_allclose(found, GOLDEN[name], rtol=tolerance, atol=1e-5, err_msg=key)
+
+
+def pytorch_state(model):
+    """{key: array} in PyTorch's layout."""
+    state = {}
+    for key, variable in variable_keys(model, "mmsegmentation"):
+        value = numpy(variable.value).copy()
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        elif value.ndim == 2 and not key.endswith("codewords"):
+            value = value.T
+        state[key] = value
+    return state
