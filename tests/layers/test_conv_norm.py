@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from backend import numpy
-
 from golden.weights import noise
+
 from keras_encnet.layers import ConvNorm
 
 

@@ -4,8 +4,8 @@ import json
 import pathlib
 
 import numpy as np
-
 from golden.weights import image
+
 from keras_encnet import EncNet
 
 here = pathlib.Path(__file__).parent
