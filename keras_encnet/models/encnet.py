@@ -243,7 +243,16 @@ class EncNet(SegmentationTrainer, keras.Model):
         save_preset(self, directory)
 
     @classmethod
-    def from_preset(cls, name, *, num_classes=None, labels=None, load_weights=True, dtype=None):
+    def from_preset(
+        cls,
+        name,
+        *,
+        num_classes=None,
+        labels=None,
+        load_weights=True,
+        revision=None,
+        dtype=None,
+    ):
         """Loads a model by preset name or directory.
 
         Args:
@@ -253,6 +262,7 @@ class EncNet(SegmentationTrainer, keras.Model):
                 classes, and everything else is kept, codewords included.
             labels: names of the classes.
             load_weights: `False` gives the architecture with fresh weights.
+            revision: version of a published model; a directory has none.
             dtype: dtype policy; default: that of the saved model.
 
         Raises:
@@ -266,6 +276,7 @@ class EncNet(SegmentationTrainer, keras.Model):
             num_classes=num_classes,
             labels=labels,
             load_weights=load_weights,
+            revision=revision,
             dtype=dtype,
         )
 

@@ -49,12 +49,16 @@ def save_preset(model, directory):
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def load_preset(cls, name, *, num_classes=None, labels=None, load_weights=True, dtype=None):
+def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype):
     """What `EncNet.from_preset` documents."""
     directory = pathlib.Path(name)
     _recover(directory)
     if not directory.is_dir():
         raise ValueError(_unknown(str(name)))
+    if revision is not None:
+        raise ValueError(
+            f"`revision` is {revision!r}, but {directory} is a directory, which has none: leave it out."
+        )
     stored = _read_config(directory, cls)
     wanted = dict(stored)
     if dtype is not None:

@@ -68,17 +68,18 @@ class SegmentationTrainer:
         if metrics is None:
             metrics = [MeanIoU(self.num_classes)]
         class_weight = _class_weight(class_weight, self.num_classes)
-        self._compile_arguments = {
+        arguments = {
             "optimizer": optimizer,
             "loss": loss,
             "metrics": metrics,
             "aux_weight": aux_weight,
             "se_weight": se_weight,
-            # Not the dict that was given: JSON makes text of its keys.
-            "class_weight": None if class_weight is None else class_weight.tolist(),
+            "class_weight": class_weight,
             "average": average,
             **kwargs,
         }
+        # Past Keras's tracking, which would take the metrics in it for further ones of the model.
+        object.__setattr__(self, "_compile_arguments", arguments)
         self._pixel_options = {
             "loss": loss,
             "class_weight": class_weight,
@@ -132,17 +133,17 @@ class SegmentationTrainer:
         with self._evaluation():
             return super().test_step(*args, **kwargs)
 
-    def evaluate(self, x=None, y=None, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """As `keras.Model.evaluate`; `loss` is the pixel loss alone."""
         self._check_data(x, y)
         # What `fit` has counted until now, before the count begins anew.
         self._warn_of_stray_labels()
         with self._evaluation():
-            results = super().evaluate(x, y, **kwargs)
+            results = super().evaluate(x, y, batch_size, **kwargs)
         self._warn_of_stray_labels()
         return results
 
-    def fit(self, x=None, y=None, *, callbacks=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
         """As `keras.Model.fit`, on images and integer masks.
 
         Args:
@@ -150,6 +151,8 @@ class SegmentationTrainer:
                 other dataset of such images and masks that Keras takes.
             y: masks `(batch, height, width)` or `(batch, height, width, 1)`, `ignore_index` where a
                 pixel counts for nothing.
+            batch_size: images in a batch, of arrays; 32 by default.
+            epochs: how often all of the data is seen.
             callbacks: Keras callbacks.
             **kwargs: as for `keras.Model.fit`. `sample_weight`, one an image or one a pixel,
                 multiplies the pixel losses and the metrics.
@@ -173,13 +176,13 @@ class SegmentationTrainer:
             callbacks = [*_as_list(callbacks), warn]
         if hasattr(x, "start_at"):
             callbacks.append(_begin_at(x, kwargs))
-        return super().fit(x, y, callbacks=callbacks, **kwargs)
+        return super().fit(x, y, batch_size, epochs, callbacks=callbacks, **kwargs)
 
-    def predict(self, x, **kwargs):
+    def predict(self, x, batch_size=None, **kwargs):
         """As `keras.Model.predict`: float32 logits `(batch, height, width, num_classes)`."""
         if isinstance(x, np.ndarray):
             self._check_data(x)
-        return super().predict(x, **kwargs)
+        return super().predict(x, batch_size, **kwargs)
 
     def _check_data(self, images, masks=None, *, training=False):
         from keras_encnet.data.checks import check_arrays, check_masks

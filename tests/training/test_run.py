@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from training.tiny import tiny
 
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs, batches
@@ -31,8 +32,7 @@ STEPS = 3  # in an epoch
 
 
 def make_model():
-    keras.utils.set_random_seed(0)
-    model = EncNet("resnet18", 3, width=0.125, head_channels=8, dropout=0.0)
+    model = tiny()
     model.compile(SGD(PolynomialDecay(0.05, steps=2 * STEPS)))
     return model
 
@@ -63,30 +63,27 @@ def no_model():
     raise AssertionError("a model from the start")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("whole")).get_weights()
+def test_resumed_is_as_uninterrupted(tmp_path):
+    whole = run(tmp_path / "whole").get_weights()
 
-
-# After step 2 of the first epoch; and in the second epoch's first step, whose start was saved.
-@pytest.mark.parametrize("stop, saved", [(3, 2), (4, 3)])
-def test_resumed_is_as_uninterrupted(uninterrupted, tmp_path, stop, saved):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, every=0, callbacks=[stop_after(stop)])
-    assert Checkpoint.newest(tmp_path)[1] == saved
-    assert len(list(tmp_path.glob("*.keras"))) == 1
-
-    model = run(tmp_path, no_model)
-    assert Checkpoint.newest(tmp_path)[1] == int(model.optimizer.iterations) == 2 * STEPS
-    for a, b in zip(uninterrupted, model.get_weights(), strict=True):
+    # In the middle of the first epoch; then, that finished, in the first step of the second.
+    stopped = tmp_path / "stopped"
+    for make, stop, saved in ((make_model, 3, 2), (no_model, 2, 3)):
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, make, every=0, callbacks=[stop_after(stop)])
+        assert Checkpoint.newest(stopped)[1] == saved
+        assert len(list(stopped.glob("*.keras"))) == 1
+    model = run(stopped, no_model)
+    assert Checkpoint.newest(stopped)[1] == int(model.optimizer.iterations) == 2 * STEPS
+    for a, b in zip(whole, model.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
-    with (tmp_path / "history.csv").open(newline="") as file:
+    with (stopped / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) > 0 and set(rows[0]) >= {"miou", "se_loss"}
 
     # A training that is done is loaded and nothing else.
-    again = run(tmp_path, no_model, callbacks=[stop_after(1)])
+    again = run(stopped, no_model, callbacks=[stop_after(1)])
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
 
