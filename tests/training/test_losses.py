@@ -55,7 +55,7 @@ def computed(case, average):
     grads = gradients(total, *(case[head] for head in HEADS))
     if keras.backend.backend() == "jax":  # where `seen` holds tracers
         seen = [parts(case, average, *(case[head] for head in HEADS))]
-    return [float(loss) for loss in seen[0]], dict(zip(HEADS, grads, strict=True))
+    return [float(numpy(loss)) for loss in seen[0]], dict(zip(HEADS, grads, strict=True))
 
 
 def assert_gradients(grads, case):

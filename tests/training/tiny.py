@@ -12,7 +12,7 @@ def tiny(**options):
     x = images = keras.Input((None, None, 3), name="images")
     features = []
     for i, filters in enumerate((4, 8, 8), 1):
-        x = ConvNorm(filters, 3, strides=2, name=f"conv{i}")(x)
+        x = ConvNorm(filters, 3, strides=2, name=f"conv{i}", dtype=options.get("dtype"))(x)
         features.append(x)
     backbone = keras.Model(images, features, name="backbone")
     return EncNet(backbone, 3, **{"head_channels": 8, "dropout": 0.0} | options)
