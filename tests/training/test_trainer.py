@@ -64,9 +64,9 @@ def test_compile_without_arguments():
     # Of 64 rows of pixels 8 are ignored, and counted in the mean.
     pixel = (1 - 8 / 64) * np.log(3)
     total = model.compute_loss(y=MASKS[:2], y_pred=zeros())
-    assert float(total) == pytest.approx(pixel + 0.4 * pixel + 0.2 * np.log(2))
+    assert float(total) == pytest.approx(1.4 * pixel + 0.2 * np.log(2), rel=1e-4)
     alone = model.compute_loss(y=MASKS[:2], y_pred=zeros()["logits"], training=False)
-    assert float(alone) == pytest.approx(pixel)
+    assert float(alone) == pytest.approx(pixel, rel=1e-4)
     # Masks may have a last axis of 1.
     assert float(model.compute_loss(y=MASKS[:2, ..., None], y_pred=zeros())) == float(total)
 
@@ -76,7 +76,7 @@ def test_compile_arguments():
     ones = zeros()
     model.compile(aux_weight=3.0, se_weight=5.0, average="counted")
     assert float(model.compute_loss(y=MASKS[:2], y_pred=ones)) == pytest.approx(
-        4 * np.log(3) + 5 * np.log(2)
+        4 * np.log(3) + 5 * np.log(2), rel=1e-4
     )
 
     def two(labels, logits):
@@ -97,7 +97,7 @@ def test_class_weights():
         model.compile(class_weight=weights)
         found.append(float(model.compute_loss(y=masks, y_pred=logits, training=False)))
     # A weighted mean: ln 2 with weight 3, ln 4 with weight 1.
-    assert found == pytest.approx([(3 * np.log(2) + np.log(4)) / 4] * 3)
+    assert found == pytest.approx([(3 * np.log(2) + np.log(4)) / 4] * 3, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_sample_weights_reach_pixel_and_auxiliary_loss_but_not_the_se_loss():
     pixels = np.ones((2, 32, 48), "float32") * image[:, None, None]
     # Of the first image three quarters count.
     pixel = (3 * 0.75 + 1) / 2 * np.log(3)
-    expected = pytest.approx(1.4 * pixel + 0.2 * np.log(2), rel=1e-5)
+    expected = pytest.approx(1.4 * pixel + 0.2 * np.log(2), rel=1e-4)
     for weight in (image, pixels):
         loss = model.compute_loss(y=MASKS[:2], y_pred=zeros(), sample_weight=weight)
         assert float(loss) == expected
@@ -134,7 +134,7 @@ def test_logs_of_fit_and_evaluate(trained):
     for epoch in range(2):
         logs = {name: values[epoch] for name, values in history.items()}
         total = logs["pixel_loss"] + 0.4 * logs["aux_loss"] + 0.2 * logs["se_loss"]
-        assert logs["loss"] == pytest.approx(total, rel=1e-5)
+        assert logs["loss"] == pytest.approx(total, rel=1e-4)
 
 
 def test_evaluate_is_the_pixel_loss_alone(trained):
