@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+
 from backend import numpy
 from golden.weights import noise
-
 from keras_encnet.layers import ConvNorm
 
 

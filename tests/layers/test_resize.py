@@ -5,9 +5,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+
 from backend import dot, gradients, numpy
 from golden.weights import noise
-
 from keras_encnet.layers import BilinearResize
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "layers.npz")

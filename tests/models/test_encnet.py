@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+
 from backend import numpy
 from golden.weights import image
-
 from keras_encnet import EncNet
 
 ONE = image(0, 40, 56)[None]

@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from golden.weights import image, state_dict
 
+from golden.weights import image, state_dict
 from keras_encnet import EncNet
 from keras_encnet.convert import load_state
 

@@ -6,7 +6,6 @@ import json
 import pathlib
 
 from golden.weights import image, weight
-
 from keras_encnet import EncNet
 from keras_encnet.convert import load_state
 from keras_encnet.convert.state import variable_keys

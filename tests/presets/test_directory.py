@@ -13,8 +13,8 @@ import time
 import keras
 import numpy as np
 import pytest
-from golden.weights import image
 
+from golden.weights import image
 from keras_encnet import EncNet, list_presets
 
 ONE = image(0, 40, 56)[None]

@@ -5,8 +5,8 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from backend import gradients, numpy
 
+from backend import gradients, numpy
 from keras_encnet.data import Pairs
 from keras_encnet.layers import BilinearResize
 from keras_encnet.training import class_weights

@@ -5,8 +5,8 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from backend import numpy
 
+from backend import numpy
 from keras_encnet.training import SGD, PolynomialDecay
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "training.npz")

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from training.tiny import tiny
 
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs, batches
 from keras_encnet.training import SGD, Checkpoint, PolynomialDecay, train
+from training.tiny import tiny
 
 RNG = np.random.default_rng(0)
 PAIRS = Pairs(

@@ -7,15 +7,15 @@ import warnings
 import keras
 import numpy as np
 import pytest
+
 from backend import numpy
 from golden.weights import state_dict
-from training.tiny import tiny
-
 from keras_encnet import EncNet
 from keras_encnet.convert import load_state
 from keras_encnet.convert.state import variable_keys
 from keras_encnet.data import Pairs, batches
 from keras_encnet.training import SGD, MeanIoU, PolynomialDecay
+from training.tiny import tiny
 
 HERE = pathlib.Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(HERE / "training.npz")
