@@ -13,7 +13,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     The file's name holds the number of steps done, and it appears in one rename: whatever kills the
     process, the newest file is whole, and training goes on from there. Ctrl-C saves once more, at
-    the end of the step, and then raises `KeyboardInterrupt`; `close` ends that.
+    the end of the step, and then raises `KeyboardInterrupt`; `close` ends that. What goes on is what
+    would have been, but for the masks that dropout draws, whose state Keras does not save.
 
     Args:
         directory: where the file is kept.

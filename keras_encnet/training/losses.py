@@ -142,8 +142,8 @@ def class_weights(pairs, num_classes):
     [0.14, 1.86]
     """
     counts = sum(
-        np.bincount(mask[mask < num_classes], minlength=num_classes)
+        np.bincount(mask[(mask >= 0) & (mask < num_classes)], minlength=num_classes)
         for mask in (pairs.mask(i) for i in range(len(pairs)))
     )
-    weights = 1 / np.log(1.02 + counts / counts.sum())
+    weights = 1 / np.log(1.02 + counts / max(counts.sum(), 1))
     return weights / weights.mean()

@@ -31,19 +31,24 @@ class MeanIoU(keras.metrics.Metric):
         """Counts a batch.
 
         Args:
-            y_true: labels `(...)`, all of them among the classes.
-            y_pred: logits `(..., num_classes)`.
-            sample_weight: how much each label counts, `(...)`.
+            y_true: labels `(batch, ...)`, all of them among the classes.
+            y_pred: logits `(batch, ..., num_classes)`.
+            sample_weight: how much each label counts, `(batch, ...)`.
         """
-        labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-        found = ops.reshape(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), (-1,))
+        labels = ops.cast(y_true, "int32")
+        found = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         weight = ops.ones_like(labels) if sample_weight is None else sample_weight
+        # By image, for adding ones in float32 stops at 2²⁴.
+        batch, cells = ops.shape(labels)[0], self.num_classes**2
+        cell = ops.reshape(labels * self.num_classes + found, (batch, -1))
+        cell = cell + cells * ops.arange(batch, dtype="int32")[:, None]
         counts = ops.segment_sum(
             ops.cast(ops.reshape(weight, (-1,)), "float32"),
-            labels * self.num_classes + found,
-            num_segments=self.num_classes**2,
+            ops.reshape(cell, (-1,)),
+            num_segments=batch * cells,
         )
-        self.confusion.assign_add(ops.reshape(counts, self.confusion.shape))
+        counts = ops.sum(ops.reshape(counts, (batch, *self.confusion.shape)), axis=0)
+        self.confusion.assign_add(counts)
 
     def result(self):
         hit = ops.diagonal(self.confusion)
