@@ -1,12 +1,8 @@
 """The command line: `keras-encnet demo | train | segment | evaluate | presets`."""
 
 import argparse
-import os
 import pathlib
 import sys
-
-# TensorFlow says a dozen lines about itself when it starts; errors still show.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main(argv=None):
