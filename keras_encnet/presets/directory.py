@@ -38,8 +38,10 @@ def save_preset(model, directory):
     try:
         # Keras wants to make the directory itself.
         bare.save(beside / "preset", zipped=False)
-        # Keras's folder for what is no array: vocabularies and the like, none of them here.
-        (beside / "preset" / "assets").rmdir()
+        # Keras's folder for what is no array, vocabularies and the like: empty, if it is there.
+        assets = beside / "preset" / "assets"
+        if assets.is_dir():
+            assets.rmdir()
         old = _old(directory)
         if directory.exists():
             directory.rename(old)

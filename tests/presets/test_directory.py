@@ -71,6 +71,13 @@ def test_saving_twice_replaces(saved, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_relative_path_will_do(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved[0].save_to_preset("runs/mine")
+    assert same_weights(EncNet.from_preset("runs/mine"), saved[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
 def test_something_else_is_not_overwritten(saved, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="no preset"):
