@@ -28,7 +28,7 @@ from keras import ops
 from turns import forget_peak, peak_mb, serve
 
 from keras_encnet import EncNet
-from keras_encnet.convert.state import load_state, variable_keys
+from keras_encnet.convert.state import load_state, pytorch_shape, variable_keys
 from keras_encnet.layers import ConvNorm, Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
@@ -66,7 +66,7 @@ class Ours:
     def model(self):
         model = EncNet("resnet50", CLASSES, dtype=self.dtype)
         shapes = {
-            key: _pytorch_shape(key, variable.shape)
+            key: pytorch_shape(key, variable.shape)
             for key, variable in variable_keys(model, "mmsegmentation")
         }
         load_state(model, state_dict(shapes), "mmsegmentation")
@@ -256,14 +256,6 @@ def multiply_adds(model, shape):
         call_function=call,
     )
     return counts
-
-
-def _pytorch_shape(key, shape):
-    if len(shape) == 4:
-        return (shape[3], shape[2], shape[0], shape[1])
-    if len(shape) == 2 and not key.endswith("codewords"):
-        return tuple(shape[::-1])
-    return tuple(shape)
 
 
 def _wait(result):

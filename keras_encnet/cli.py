@@ -1,8 +1,10 @@
-"""The command line: `keras-encnet demo | train | segment | evaluate | presets`."""
+"""The command line: `keras-encnet demo | train | segment | evaluate | convert | presets`."""
 
 import argparse
 import pathlib
 import sys
+
+MODEL = "a published model's name, a directory, or hf://user/repo"
 
 
 def main(argv=None):
@@ -124,6 +126,25 @@ def evaluate(arguments):
     print(evaluate(model, pairs))
 
 
+def convert(arguments):
+    from keras_encnet import EncNet
+    from keras_encnet.convert import backbone_from_pytorch, is_backbone
+    from keras_encnet.presets import save_preset
+
+    if is_backbone(arguments.input):
+        model = backbone_from_pytorch(arguments.input)
+        use = f"EncNet({model.name!r}, num_classes, backbone_weights={arguments.output!r})"
+    else:
+        model = EncNet.from_pytorch(
+            arguments.input,
+            align_corners=arguments.align_corners,
+            labels=arguments.labels and arguments.labels.split(","),
+        )
+        use = f"EncNet.from_preset({arguments.output!r})"
+    save_preset(model, arguments.output, arguments.dtype)
+    print(f"{model.count_params():,} parameters. Use them with {use}")
+
+
 def presets(arguments):
     import keras_encnet
 
@@ -200,7 +221,7 @@ def _parser():
     sub.add_argument("--val-masks", help="their masks")
     sub.add_argument("--out", required=True, help="directory for the model and the training's state")
     sub.add_argument("--num-classes", type=int, help="where there are no --labels")
-    sub.add_argument("--preset", help="directory of a model to start from, instead of a new one")
+    sub.add_argument("--preset", help=f"start from {MODEL}, instead of a new one")
     sub.add_argument("--backbone", default="resnet50")
     sub.add_argument("--width", type=float, default=1.0, help="factor on the backbone's channels")
     sub.add_argument("--head-channels", type=int, default=512)
@@ -219,12 +240,23 @@ def _parser():
 
     sub = command(segment, "finds the class of every pixel of photographs")
     sub.add_argument("photo", nargs="+")
-    sub.add_argument("--model", required=True, help="directory of a saved model")
+    sub.add_argument("--model", required=True, help=MODEL)
     sub.add_argument("--out", default=".", help="directory for the label maps and overlays")
 
     sub = command(evaluate, "IoU of each class on images and masks")
     _add_data(sub)
-    sub.add_argument("--model", required=True, help="directory of a saved model")
+    sub.add_argument("--model", required=True, help=MODEL)
+
+    sub = command(convert, "brings over a checkpoint of mmsegmentation, PyTorch-Encoding or timm")
+    sub.add_argument("input", help=".pth, .zip or .safetensors")
+    sub.add_argument("output", help="directory of the model to be made")
+    sub.add_argument("--labels", help="names of the classes, with commas between them")
+    sub.add_argument(
+        "--align-corners",
+        action=argparse.BooleanOptionalAction,
+        help="corner rule of resizing; default: as the file says",
+    )
+    sub.add_argument("--dtype", choices=("float32", "float16"), help="of the stored kernels")
 
     command(presets, "the published models")
     return parser

@@ -1,5 +1,7 @@
-"""Weights of the two PyTorch code bases, by name."""
+"""Weights of the PyTorch code bases."""
 
+from keras_encnet.convert.checkpoint import read_checkpoint
+from keras_encnet.convert.pytorch import backbone_from_pytorch, is_backbone
 from keras_encnet.convert.state import load_state
 
-__all__ = ["load_state"]
+__all__ = ["backbone_from_pytorch", "is_backbone", "load_state", "read_checkpoint"]

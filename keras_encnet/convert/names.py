@@ -63,8 +63,18 @@ PYTORCH_ENCODING = {
 
 CODE_BASES = {"mmsegmentation": MMSEGMENTATION, "pytorch_encoding": PYTORCH_ENCODING}
 
-# In a state dict, but of no use for inference: step counters and the ImageNet classifier.
-PASSENGERS = r".*\.num_batches_tracked|pretrained\.fc\.(weight|bias)"
+# The one convolution of stem "v1" has the first of three in no other stem's name.
+PLAIN_STEM = {
+    "mmsegmentation": {r"stem_conv1": lambda: ("backbone.conv1", "backbone.bn1")},
+    "pytorch_encoding": {r"stem_conv1": lambda: ("pretrained.conv1", "pretrained.bn1")},
+}
+
+# What precedes the backbone's names; a file of a backbone alone lacks it.
+BACKBONE = {"mmsegmentation": "backbone.", "pytorch_encoding": "pretrained."}
+
+# In a state dict, but of no use for inference: step counters, the ImageNet classifier, and the
+# averages of mmcv's EMA hook.
+PASSENGERS = r".*\.num_batches_tracked|(pretrained\.)?fc\.(weight|bias)|ema_\w+"
 
 # Our variables' names → (which part, the entry's name there).
 ENTRIES = {

@@ -2,14 +2,14 @@ import re
 
 import numpy as np
 
-from keras_encnet.convert.names import CODE_BASES, ENTRIES, PASSENGERS
+from keras_encnet.convert.names import BACKBONE, CODE_BASES, ENTRIES, PASSENGERS, PLAIN_STEM
 
 
 def variable_keys(model, code_base):
     """The state-dict key of each of a model's variables.
 
     Args:
-        model: an `EncNet`.
+        model: an `EncNet`, or a backbone of one.
         code_base: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Returns:
@@ -20,15 +20,18 @@ def variable_keys(model, code_base):
     >>> tuple(variables["decode_head.conv_seg.weight"].shape)
     (1, 1, 8, 2)
     """
+    # Every weight belongs to a layer without layers of its own.
+    layers = [layer for layer in model._flatten_layers() if not layer._layers and layer.weights]
     table = CODE_BASES[code_base]
+    if not any(layer.name == "stem_conv2" for layer in layers):
+        # The first pattern that fits counts.
+        table = PLAIN_STEM[code_base] | table
     pairs = []
-    for layer in model._flatten_layers():
-        # Every weight belongs to a layer without layers of its own.
-        if not layer._layers and layer.weights:
-            parts = _parts(layer.name, table, code_base)
-            for variable in layer.weights:
-                part, entry = ENTRIES[variable.name]
-                pairs.append((f"{parts[part]}.{entry}", variable))
+    for layer in layers:
+        parts = _parts(layer.name, table, code_base)
+        for variable in layer.weights:
+            part, entry = ENTRIES[variable.name]
+            pairs.append((f"{parts[part]}.{entry}", variable))
     return pairs
 
 
@@ -37,31 +40,44 @@ def load_state(model, state, code_base):
 
     Args:
         model: an `EncNet`.
-        state: maps names to arrays; each must be used, but for step counters and an ImageNet
-            classifier.
+        state: maps names to arrays; each is used exactly once, but for `names.PASSENGERS`.
         code_base: whose names they are: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Raises:
         ValueError: if an array is missing, left over or of another shape. Nothing is changed then.
     """
-    pairs = variable_keys(model, code_base)
+    _assign(variable_keys(model, code_base), state, f"{model.name}, {code_base} names")
+
+
+def load_backbone_state(backbone, state, code_base):
+    """The same for a backbone alone, whose names have no prefix."""
+    prefix = BACKBONE[code_base]
+    pairs = [(key.removeprefix(prefix), v) for key, v in variable_keys(backbone, code_base)]
+    _assign(pairs, state, f"{backbone.name}, {code_base} names")
+
+
+def _assign(pairs, state, whose):
     keys = {key for key, _ in pairs}
-    missing = sorted(keys - set(state))
-    left = sorted(key for key in set(state) - keys if not re.fullmatch(PASSENGERS, key))
-    if missing or left:
-        raise ValueError(
-            f"The weights are not those of this model ({model.name}, {code_base} names). "
-            f"Missing: {missing or 'none'}. Left over: {left or 'none'}."
+    wrong = {
+        "Missing": [f"{k} {pytorch_shape(k, v.shape)}" for k, v in pairs if k not in state],
+        "Left over": [
+            f"{key} {tuple(np.shape(value))}"
+            for key, value in state.items()
+            if key not in keys and not re.fullmatch(PASSENGERS, key)
+        ],
+        "Of another shape": [
+            f"{k} {tuple(np.shape(state[k]))} where the model has {pytorch_shape(k, v.shape)}"
+            for k, v in pairs
+            if k in state and tuple(np.shape(state[k])) != pytorch_shape(k, v.shape)
+        ],
+    }
+    if any(wrong.values()):
+        found = "; ".join(
+            f"{what}: {', '.join(sorted(which))}" for what, which in wrong.items() if which
         )
-    values = [(variable, key, _to_keras_layout(key, np.asarray(state[key]))) for key, variable in pairs]
-    for variable, key, value in values:
-        if value.shape != tuple(variable.shape):
-            raise ValueError(
-                f"{key} has shape {np.shape(state[key])}, which gives {value.shape}; the model "
-                f"expects {tuple(variable.shape)}."
-            )
-    for variable, _, value in values:
-        variable.assign(value)
+        raise ValueError(f"The weights are not those of this model ({whose}). {found}.")
+    for key, variable in pairs:
+        variable.assign(_to_keras_layout(key, np.asarray(state[key])))
 
 
 def _to_keras_layout(key, value):
@@ -70,6 +86,16 @@ def _to_keras_layout(key, value):
     if value.ndim == 2 and not key.endswith("codewords"):  # (out, in) -> (in, out)
         return value.T
     return value
+
+
+def pytorch_shape(key, shape):
+    """The PyTorch shape of the entry `key` whose Keras shape is `shape`."""
+    shape = tuple(shape)
+    if len(shape) == 4:
+        return (shape[3], shape[2], *shape[:2])
+    if len(shape) == 2 and not key.endswith("codewords"):
+        return shape[::-1]
+    return shape
 
 
 def _parts(name, table, code_base):

@@ -56,8 +56,8 @@ class EncNet(SegmentationTrainer, keras.Model):
         mean: what is subtracted from the red, green and blue value of each pixel.
         std: what the difference is divided by.
         evaluation: how `segment` goes about it, see `keras_encnet.inference`.
-        backbone_weights: where the backbone's first weights come from: `None`, or a `.weights.h5`
-            file of the backbone.
+        backbone_weights: where the backbone's first weights come from: `None`; `"imagenet"`; or a
+            file, a checkpoint of PyTorch's or `.weights.h5`.
         dtype: dtype policy, e.g. `"mixed_bfloat16"`.
         name: the model's name.
 
@@ -104,7 +104,9 @@ class EncNet(SegmentationTrainer, keras.Model):
             else:
                 backbone_name = None
             if backbone_weights is not None:
-                backbone.load_weights(backbone_weights)
+                from keras_encnet.presets.backbones import load_backbone_weights
+
+                load_backbone_weights(backbone, backbone_name, backbone_weights)
 
             images = keras.Input((None, None, 3), name="images", dtype="float32")
             x = layers.Rescaling(
@@ -236,11 +238,22 @@ class EncNet(SegmentationTrainer, keras.Model):
                 )
         return cls(**config)
 
-    def save_to_preset(self, directory):
-        """Writes the model, without optimizer, to a directory that `from_preset` reads."""
+    def save_to_preset(self, directory, dtype=None):
+        """Writes the model, without optimizer, to a directory that `from_preset` reads.
+
+        Args:
+            directory: where to; a preset that is there is replaced.
+            dtype: `"float16"` stores kernels in half the space, rounded.
+        """
         from keras_encnet.presets import save_preset
 
-        save_preset(self, directory)
+        save_preset(self, directory, dtype)
+
+    def push_to_hub(self, repo, **options):
+        """Publishes the model on the Hugging Face Hub; see `keras_encnet.presets.push_to_hub`."""
+        from keras_encnet.presets import push_to_hub
+
+        return push_to_hub(self, repo, **options)
 
     @classmethod
     def from_preset(
@@ -252,21 +265,28 @@ class EncNet(SegmentationTrainer, keras.Model):
         load_weights=True,
         revision=None,
         dtype=None,
+        verbose=False,
     ):
-        """Loads a model by preset name or directory.
+        """Loads a model by name, from a directory or from the Hugging Face Hub.
+
+        A published model is downloaded the first time, and converted into the cache
+        (`KERAS_ENCNET_CACHE`, by default `~/.cache/keras-encnet`).
 
         Args:
-            name: a name of `keras_encnet.list_presets()`, or a directory that `save_to_preset` or
-                `model.save(..., zipped=False)` wrote.
+            name: a name of `keras_encnet.list_presets()`; a directory that `save_to_preset` or
+                `model.save(..., zipped=False)` wrote; `"hf://user/repo"`; or
+                `"kaggle://user/model/framework/variation"`.
             num_classes: if given, the classifiers (pixel, SE, auxiliary) are new ones for as many
                 classes, and everything else is kept, codewords included.
             labels: names of the classes.
             load_weights: `False` gives the architecture with fresh weights.
-            revision: version of a published model; a directory has none.
+            revision: branch, tag or commit of a repository on the Hub.
             dtype: dtype policy; default: that of the saved model.
+            verbose: whether to say what takes how long.
 
         Raises:
             ValueError: if there is no such preset, or a file of it is missing or damaged.
+            OSError: if it cannot be downloaded, or the cache cannot be written.
         """
         from keras_encnet.presets import load_preset
 
@@ -278,6 +298,39 @@ class EncNet(SegmentationTrainer, keras.Model):
             load_weights=load_weights,
             revision=revision,
             dtype=dtype,
+            verbose=verbose,
+        )
+
+    @classmethod
+    def from_pytorch(cls, path, *, align_corners=None, labels=None, palette=None, evaluation=None):
+        """Brings over an EncNet of mmsegmentation or PyTorch-Encoding; PyTorch is not needed.
+
+        Backbone, classes, codes, laterals and heads are read off the names and shapes of the weights,
+        each of which is used exactly once. Class names, colours, the corner rule, normalization and
+        the way of evaluation come from the file's metadata where it has them, else from the table of
+        releases if the file is called as one; the arguments override. A model with one output for
+        two classes becomes one with two outputs and the same label maps.
+
+        Args:
+            path: `.pth` in either of PyTorch's formats, `.zip` around one, or `.safetensors`.
+            align_corners: corner rule of resizing.
+            labels: names of the classes.
+            palette: their colours.
+            evaluation: how `segment` goes about it.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, holds no EncNet, or weights are missing or left over.
+        """
+        from keras_encnet.convert.pytorch import encnet_from_pytorch
+
+        return encnet_from_pytorch(
+            cls,
+            path,
+            align_corners=align_corners,
+            labels=labels,
+            palette=palette,
+            evaluation=evaluation,
         )
 
 

@@ -1,7 +1,20 @@
+"""Which models and backbones are published: the records of the JSON files beside this one.
+
+- `models.json`: the sixteen EncNets. What several share is written once, under `code_bases`,
+  `recipes`, `multi_scale` and `kinds` (data set and crop), and named by each.
+- `backbones.json`: weights trained on ImageNet.
+- `datasets.json`: class names, colours and terms of the data sets.
+"""
+
+import copy
 import dataclasses
 import difflib
+import functools
 import json
 import pathlib
+import re
+
+import numpy as np
 
 # What the bare name of a kind of model means: its best one.
 SHORT_NAMES = {
@@ -11,10 +24,31 @@ SHORT_NAMES = {
     "cityscapes_r101": "cityscapes_r101_512x1024_80k",
 }
 
+COLUMNS = ("name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "source")
+
+# Neither shown nor compared: a record is known by its first seven fields.
+_detail = functools.partial(dataclasses.field, default=None, repr=False, compare=False)
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A published model: what it was trained on, and what its authors measured (mIoU in percent)."""
+    """A published model: what it was trained on, and what its authors measured (mIoU in percent).
+
+    The fields beyond the first seven:
+
+    - `labels`, a tuple of names; `palette`, `uint8` `(num_classes, 3)`; `laterals`,
+      `align_corners`, `evaluation`: as `EncNet` takes them.
+    - `multi_scale`: the options of `model.segment` that gave `miou_ms_flip`.
+    - `recipe`: how it was trained.
+    - `licence`: of the code base that released the weights; `terms`: of the data set; `citation`: a
+      BibTeX entry; `home`: the code base's address.
+    - `pixel_accuracy` in percent, several scales and flip; `train_gb`, memory of a GPU in training;
+      `v100_fps`, images a second.
+    - `release`: `url`, `format` (`"mmsegmentation"` or `"pytorch_encoding"`), and either `sha256`,
+      the first digits of the file's, or `sha1`, of `member` in the zip.
+    - `hub`: `repo`, `revision` (a commit) and `sha256` (of `model.weights.h5`) of the converted
+      weights on the Hugging Face Hub, or `None` where there are none.
+    """
 
     name: str
     dataset: str
@@ -23,17 +57,45 @@ class Preset:
     miou: float | None
     miou_ms_flip: float | None
     source: str
+    labels: tuple = _detail()
+    palette: np.ndarray = _detail()
+    laterals: bool = _detail()
+    align_corners: bool = _detail()
+    evaluation: dict = _detail()
+    multi_scale: dict = _detail()
+    recipe: dict = _detail()
+    licence: str = _detail()
+    terms: str = _detail()
+    citation: str = _detail()
+    home: str = _detail()
+    pixel_accuracy: float | None = _detail()
+    train_gb: float | None = _detail()
+    v100_fps: float | None = _detail()
+    release: dict = _detail()
+    hub: dict | None = _detail()
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """Weights of a ResNet trained on ImageNet.
+
+    `architecture` is the name that `EncNet` knows it by. `release` is as in `Preset`; where it is
+    `None`, `hub` names `repo` and `file` on the Hugging Face Hub.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    licence: str
+    release: dict | None = _detail()
+    hub: dict | None = _detail()
 
 
 class PresetTable(list):
     """A list of `Preset`s that prints as a table."""
 
     def __str__(self):
-        names = [field.name for field in dataclasses.fields(Preset)]
-        rows = [names] + [
-            ["" if value is None else str(value) for value in dataclasses.astuple(preset)]
-            for preset in self
-        ]
+        rows = [COLUMNS] + [[_text(getattr(preset, name)) for name in COLUMNS] for preset in self]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join(lines)
@@ -47,12 +109,111 @@ def list_presets():
     >>> keras_encnet.list_presets()[0].name
     'cityscapes_r50_512x1024_40k'
     """
-    path = pathlib.Path(__file__).with_name("models.json")
-    return PresetTable(Preset(**row) for row in json.loads(path.read_text("utf-8")))
+    table, datasets = _read("models.json"), _read("datasets.json")
+    return PresetTable(_preset(row, table, datasets) for row in table["models"])
 
 
-def suggestion(name):
-    """`" Did you mean 'ade20k_r101'?"`, or nothing where no known name is near."""
-    known = [*SHORT_NAMES, *(preset.name for preset in list_presets())]
+def list_backbones():
+    """The ImageNet weights that an EncNet can start from, one `Backbone` each."""
+    return [Backbone(**row) for row in _read("backbones.json")]
+
+
+def find(name):
+    """The `Preset` of a name, or `None`.
+
+    Case, hyphens, underscores and spaces count for nothing; short names and the names that the
+    originals have in their own code bases are understood.
+
+    >>> find("ADE20K-R101").name
+    'ade20k_r101_512x512_160k'
+    >>> find("encnet_resnet50s_ade").name
+    'ade20k_r50s'
+    """
+    presets = list_presets()
+    known = {_key(preset.source.split(": ")[1]): preset for preset in presets}
+    known |= {_key(preset.name): preset for preset in presets}
+    known |= {_key(short): known[_key(name)] for short, name in SHORT_NAMES.items()}
+    return known.get(_key(name))
+
+
+def find_backbone(name):
+    """The `Backbone` of a name, or of an architecture's name, or `None`.
+
+    >>> find_backbone("resnet50").name
+    'resnet50_v1c_imagenet'
+    """
+    known = {_key(backbone.name): backbone for backbone in list_backbones()}
+    return known.get(_key(name)) or imagenet_backbone(name)
+
+
+def imagenet_backbone(architecture):
+    """The `Backbone` that `backbone_weights="imagenet"` means, or `None`: what the code base trained
+    from that the architecture is of."""
+    fitting = [b for b in list_backbones() if _key(b.architecture) == _key(architecture)]
+    # timm's, where the code bases released none.
+    return min(fitting, key=lambda backbone: backbone.release is None, default=None)
+
+
+def suggestion(name, known=None):
+    """`" Did you mean 'ade20k_r101'?"`, or nothing where no name is near: of `known`, or a preset's."""
+    known = known or [*SHORT_NAMES, *(preset.name for preset in list_presets())]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def architecture(preset):
+    """The keyword arguments with which `EncNet` builds `preset`.
+
+    >>> architecture(find("ade20k_r50s"))["evaluation"]
+    {'protocol': 'pytorch-encoding', 'resize': 520, 'window': 480, 'stride': 320}
+    """
+    names = ("backbone", "num_classes", "labels", "palette", "laterals", "align_corners", "evaluation")
+    return {name: copy.deepcopy(getattr(preset, name)) for name in names}
+
+
+def _preset(row, table, datasets):
+    kind = table["kinds"][row["kind"]]
+    code_base = table["code_bases"][kind["code_base"]]
+    dataset = datasets[kind["dataset"]]
+    checks = {key: row[key] for key in ("sha256", "sha1", "member") if key in row}
+    return Preset(
+        name=row["name"],
+        dataset=kind["dataset"],
+        backbone=row["backbone"],
+        num_classes=len(dataset["labels"]),
+        miou=row["miou"],
+        miou_ms_flip=row["miou_ms_flip"],
+        source=f"{kind['code_base']}: {row['original']}",
+        labels=tuple(dataset["labels"]),
+        palette=np.array(dataset["palette"], "uint8"),
+        laterals=kind["laterals"],
+        align_corners=kind["align_corners"],
+        evaluation=kind["evaluation"],
+        multi_scale=table["multi_scale"][kind["code_base"]],
+        recipe=table["recipes"][kind["code_base"]] | kind["training"] | row.get("training", {}),
+        licence=code_base["licence"],
+        terms=dataset["terms"],
+        citation="\n".join(table["citations"][code_base["citation"]]),
+        home=code_base["home"],
+        pixel_accuracy=row.get("pixel_accuracy"),
+        train_gb=row.get("train_gb"),
+        v100_fps=row.get("v100_fps"),
+        release={
+            "url": code_base["releases"] + row["file"],
+            "format": code_base["format"],
+            **checks,
+        },
+        hub=row["hub"],
+    )
+
+
+def _read(file):
+    return json.loads(pathlib.Path(__file__).with_name(file).read_text("utf-8"))
+
+
+def _key(name):
+    return re.sub(r"[\s_-]+", "", str(name)).lower()
+
+
+def _text(value):
+    return "" if value is None else str(value)

@@ -1,0 +1,71 @@
+"""Files in the safetensors format, bfloat16 included, which its NumPy library does not read."""
+
+import json
+
+from keras_encnet.convert.blobs import Refused, damaged
+from keras_encnet.convert.tensors import contiguous
+from keras_encnet.convert.zips import shown
+
+# A header is some hundred bytes a tensor.
+MAX_HEADER = 2**24
+
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+
+
+def is_safetensors(start):
+    """Whether the first bytes of a file are a header's size and its brace."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40
+
+
+def read_safetensors(blob):
+    """The tensors, by name, and the metadata of a file.
+
+    Raises:
+        Refused: if the header is damaged or huge, or its tensors overlap, leave gaps or end
+            elsewhere than the file.
+    """
+    size = int.from_bytes(blob.part(0, 8).read().tobytes(), "little")
+    if size > MAX_HEADER:
+        raise Refused(f"says that its header has {size} bytes; at most {MAX_HEADER} are read.")
+    header = json.loads(blob.part(8, size).read().tobytes().decode("utf-8"), object_pairs_hook=_unique)
+    metadata = header.pop("__metadata__", {})
+    if not all(type(value) is str for value in metadata.values()):
+        raise damaged("metadata that are no text")
+    data = blob.part(8 + size, blob.size - 8 - size)
+    found, ends = {}, [(0, 0)]
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if type(begin) is not int or type(end) is not int:
+            raise damaged(f"{shown(name)} has offsets that are no numbers")
+        if entry["dtype"] not in DTYPES:
+            raise Refused(f"holds {shown(name)} of the unknown type {shown(str(entry['dtype']))}.")
+        ends.append((begin, end))
+        found[name] = contiguous(data.part(begin, end - begin), entry["shape"], DTYPES[entry["dtype"]])
+    ends = [*sorted(ends), (data.size, data.size)]
+    if any(end != begin for (_, end), (begin, _) in zip(ends, ends[1:], strict=False)):
+        raise damaged("its tensors overlap, leave gaps, or end before the file does")
+    return found, metadata
+
+
+def _unique(pairs):
+    if len(dict(pairs)) != len(pairs):
+        raise damaged("a name occurs twice in its header")
+    return dict(pairs)

@@ -1,0 +1,135 @@
+"""What the metadata of an mmsegmentation checkpoint says about its model."""
+
+import ast
+import math
+
+
+def model_settings(meta):
+    """The arguments of `EncNet` that a checkpoint's metadata tells, of those it does tell.
+
+    Reads the class names and colours of either generation (`CLASSES`, `PALETTE`; `dataset_meta`) and
+    the text of the run's config, which is Python: it is parsed, never run.
+
+    Args:
+        meta: `Checkpoint.meta`.
+
+    Returns:
+        A dict with some of `labels`, `palette`, `align_corners`, `output_stride`, `mean`, `std`,
+        `evaluation`, `ignore_index`, `dropout`, and of two that are no arguments: `threshold` (of a
+        sigmoid) and `bgr` (whether the network takes blue first).
+
+    >>> text = "model = dict(decode_head=dict(type='EncHead', align_corners=True))"
+    >>> model_settings({"CLASSES": ("sky", "road"), "cfg": text})
+    {'labels': ['sky', 'road'], 'align_corners': True}
+    """
+    data_set = {**meta, **_mapping(meta.get("dataset_meta"))}
+    found = {
+        "labels": _names(data_set.get("classes", data_set.get("CLASSES"))),
+        "palette": _colours(data_set.get("palette", data_set.get("PALETTE"))),
+    }
+    config = read_config(meta.get("cfg") or meta.get("config") or "")
+    model = _mapping(config.get("model"))
+    head = _mapping(model.get("decode_head"))
+    # 0.x normalizes in the data pipeline, 1.x in the model.
+    pixels = _mapping(model.get("data_preprocessor") or config.get("img_norm_cfg"))
+    found |= {
+        "align_corners": head.get("align_corners"),
+        "output_stride": _output_stride(_mapping(model.get("backbone")).get("strides")),
+        "ignore_index": head.get("ignore_index"),
+        "dropout": head.get("dropout_ratio"),
+        "mean": pixels.get("mean"),
+        "std": pixels.get("std"),
+        "evaluation": _evaluation(config, model),
+        "threshold": head.get("threshold"),
+        "bgr": True if pixels.get("bgr_to_rgb", pixels.get("to_rgb")) is False else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_config(text):
+    """The assignments of a config's text whose values are plain, as a dict; what is not is `None`.
+
+    >>> read_config("a = dict(b=[1, -2.5], c=('x', f()))")
+    {'a': {'b': [1, -2.5], 'c': ('x', None)}}
+    """
+    if not isinstance(text, str):
+        return {}
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            found[statement.targets[0].id] = _plain(statement.value)
+    return found
+
+
+def _plain(node):
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.List(elts=items):
+            return [_plain(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_plain(item) for item in items)
+        case ast.Dict(keys=keys, values=values):
+            return dict(zip(map(_plain, keys), map(_plain, values), strict=True))
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=entries):
+            return {entry.arg: _plain(entry.value) for entry in entries}
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+    return None
+
+
+def _evaluation(config, model):
+    rule = {}
+    size = _resize(config.get("test_pipeline"))
+    if size:
+        rule["resize"] = size
+    # The first releases had it beside the model.
+    test = _mapping(model.get("test_cfg") or config.get("test_cfg"))
+    if test.get("mode") == "slide":
+        rule["window"], rule["stride"] = test.get("crop_size"), test.get("stride")
+    return {name: list(value) for name, value in rule.items() if value} or None
+
+
+def _resize(pipeline):
+    """(long, short) of a test pipeline that keeps the aspect, of either generation."""
+    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        step = _mapping(step)
+        size = step.get("img_scale") or step.get("scale")
+        if step.get("type") == "MultiScaleFlipAug" and _is_pair(size):
+            return sorted(size, reverse=True)
+        if step.get("type") == "Resize" and step.get("keep_ratio") and _is_pair(size):
+            return sorted(size, reverse=True)
+    return None
+
+
+def _output_stride(strides):
+    if isinstance(strides, (list, tuple)) and all(type(n) is int for n in strides):
+        return 4 * math.prod(strides)
+    return None
+
+
+def _is_pair(value):
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
+
+
+def _mapping(value):
+    return value if isinstance(value, dict) else {}
+
+
+def _names(value):
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        return list(value) or None
+    return None
+
+
+def _colours(value):
+    try:
+        colours = [[int(channel) for channel in colour] for colour in value]
+    except (TypeError, ValueError):
+        return None
+    whole = colours and all(len(c) == 3 and all(0 <= n <= 255 for n in c) for c in colours)
+    return colours if whole else None

@@ -1,0 +1,98 @@
+"""The members of a zip file; none of their names ever reaches the disk."""
+
+import re
+import shutil
+import struct
+import tempfile
+import zipfile
+
+from keras_encnet.convert.blobs import Blob, File, Refused, damaged
+
+# Weights hardly shrink: what says that it grows beyond this is no checkpoint.
+MAX_RATIO, MAX_GROWTH = 16, 2**26
+
+
+def members(blob):
+    """The files in a zip, by name.
+
+    Stored ones are parts of the zip itself, compressed ones are unpacked into one temporary file
+    without a name.
+
+    Raises:
+        Refused: if names lead out of the zip or occur twice, members overlap, or what they say they
+            unpack to is out of all proportion.
+    """
+    with zipfile.ZipFile(blob.open()) as archive:
+        infos = archive.infolist()
+        spans = sorted(_span(blob, info) for info in infos)
+        spans.append((archive.start_dir, archive.start_dir))
+        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+            if end > start:
+                raise Refused("is a zip whose members overlap, which no program writes by accident.")
+        declared = sum(info.file_size for info in infos)
+        if declared > MAX_GROWTH + MAX_RATIO * blob.size:
+            raise Refused(
+                f"is a zip of {blob.size} bytes that says it unpacks to {declared}: a zip bomb, not "
+                "weights."
+            )
+        return _unpack(blob, archive, [info for info in infos if not info.is_dir()])
+
+
+def shown(text):
+    """A name out of a file, for a message: quoted, and not at length."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _span(blob, info):
+    name = info.orig_filename
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name) or "\0" in name:
+        raise Refused(
+            f"is a zip with a member named {shown(name)}, which leads out of it. Weights need no such "
+            "name; get the file elsewhere."
+        )
+    if info.flag_bits & 1:
+        raise Refused(f"is an encrypted zip ({shown(name)}). Unpack it and give what is inside.")
+    return info.header_offset, _data_start(blob, info) + info.compress_size
+
+
+def _data_start(blob, info):
+    header = blob.part(info.header_offset, 30).read().tobytes()
+    signature, name_size, extra_size = struct.unpack("<4s22xHH", header)
+    name = blob.part(info.header_offset + 30, name_size).read().tobytes()
+    encoding = "utf-8" if info.flag_bits & 0x800 else "cp437"
+    if signature != b"PK\3\4" or name != info.orig_filename.encode(encoding):
+        raise damaged(f"its member {shown(info.orig_filename)} is not where the zip says")
+    start = info.header_offset + 30 + name_size + extra_size
+    blob.part(start, info.compress_size)
+    return start
+
+
+def _unpack(blob, archive, infos):
+    found, unpacked, scratch, names = {}, [], None, set()
+    for info in infos:
+        name = info.orig_filename
+        if name in names:
+            raise Refused(f"is a zip with two members named {shown(name)}.")
+        names.add(name)
+        if info.compress_type == zipfile.ZIP_STORED:
+            if info.file_size != info.compress_size:
+                raise damaged(f"its member {shown(name)} has two sizes")
+            found[name] = blob.part(_data_start(blob, info), info.file_size)
+        elif info.compress_type == zipfile.ZIP_DEFLATED:
+            scratch = scratch or tempfile.TemporaryFile(buffering=0)
+            start = scratch.tell()
+            with archive.open(info) as member:
+                shutil.copyfileobj(member, scratch, 2**20)
+            if scratch.tell() - start != info.file_size:
+                raise damaged(f"its member {shown(name)} is shorter than the zip says")
+            unpacked.append((name, start, info.file_size))
+        else:
+            raise Refused(
+                f"is a zip with a compression of its own (method {info.compress_type}). Unpack it and "
+                "give what is inside."
+            )
+    if scratch:
+        file = File(scratch, blob.file.name)
+        found.update((name, Blob(file, start, size)) for name, start, size in unpacked)
+    return found

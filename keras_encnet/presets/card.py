@@ -1,0 +1,136 @@
+"""The model card: `README.md` of a published model."""
+
+import pathlib
+import re
+import string
+
+CITATION = """\
+@InProceedings{Zhang_2018_CVPR,
+  author = {Zhang, Hang and Dana, Kristin and Shi, Jianping and Zhang, Zhongyue and Wang, Xiaogang and
+            Tyagi, Ambrish and Agrawal, Amit},
+  title = {Context Encoding for Semantic Segmentation},
+  booktitle = {The IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  month = {June},
+  year = {2018}
+}"""
+
+
+def model_card(
+    model,
+    repo,
+    *,
+    title=None,
+    picture=None,
+    published=None,
+    measured=None,
+    licence="apache-2.0",
+    citation=None,
+    source=None,
+    datasets=None,
+    terms=None,
+):
+    """The text of a model card: what the model is, how to load it, labels, figures, licence, citation.
+
+    Args:
+        model: an `EncNet`.
+        repo: `"user/name"` or `"hf://user/name"`, where the model will be.
+        title: the heading; default: the name of the repository.
+        picture: name of an image file in the repository, shown on top.
+        published: figures of the authors, `{what: number or text}`.
+        measured: the same, measured with this model.
+        licence: the Hub's identifier of a licence, such as `"apache-2.0"` or `"cc-by-nc-4.0"`;
+            `None` names none.
+        citation: BibTeX to stand before that of EncNet.
+        source: where the weights come from, as Markdown.
+        datasets: the Hub's names of the data sets it was trained on, `"user/name"` each.
+        terms: the terms of the training data, as Markdown.
+
+    Returns:
+        Markdown with a YAML header, for `push_to_hub(card=...)`.
+
+    >>> from keras_encnet.presets.card import model_card
+    >>> model = keras_encnet.EncNet("resnet18", 2, labels=["road", "sky"], width=0.125, head_channels=8)
+    >>> print(model_card(model, "ada/streets", measured={"mIoU": 61.5}))
+    ---
+    library_name: keras
+    ...
+    model = EncNet.from_preset("hf://ada/streets")
+    ...
+    """
+    from huggingface_hub import ModelCardData
+
+    repo = str(repo).removeprefix("hf://")
+    title = title or repo.rsplit("/", 1)[-1]
+    header = ModelCardData(
+        library_name="keras",
+        pipeline_tag="image-segmentation",
+        license=licence,
+        tags=["keras-encnet", "encnet", "semantic-segmentation"],
+        datasets=datasets and list(datasets),
+    )
+    template = string.Template(pathlib.Path(__file__).with_name("card.md").read_text("utf-8"))
+    text = template.substitute(
+        header=header.to_yaml(),
+        title=_plain(title),
+        picture=f"![{_plain(title)}]({picture})" if picture else "",
+        num_classes=model.num_classes,
+        source=source or "",
+        repo=repo,
+        labels=_labels(model),
+        figures=_figures(published or {}, measured or {}),
+        network=_network(model),
+        licence=f"`{licence}`" if licence else "Not named by the owner: ask before you use it.",
+        terms=terms or "",
+        citation="\n\n".join(filter(None, [citation and citation.strip(), CITATION])),
+    )
+    # What was not given leaves no gap.
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _labels(model):
+    names = model.labels or [f"class {i}" for i in range(model.num_classes)]
+    return ", ".join(f"`{i}` {_plain(name)}" for i, name in enumerate(names))
+
+
+def _figures(published, measured):
+    columns = {"published": published, "measured": measured}
+    columns = {title: figures for title, figures in columns.items() if figures}
+    if not columns:
+        return ""
+    rows = [
+        [what, *(figures.get(what, "") for figures in columns.values())]
+        for what in {**published, **measured}
+    ]
+    return "## Figures\n\n" + _table(["", *columns], rows)
+
+
+def _network(model):
+    rows = {
+        "backbone": model.backbone_name or model.backbone.name,
+        "output stride": model.output_stride if model.backbone_name else None,
+        "width": model.width if model.width != 1 else None,
+        "head": f"{model.head_channels} channels, {model.num_codes} codewords"
+        + ", laterals" * model.laterals,
+        "presence of classes (SE head)": "yes" if model.se_head else "no",
+        "parameters": f"{model.count_params():,}",
+        "bilinear resizing": "corners aligned" if model.align_corners else "corners not aligned",
+    }
+    for key, value in (model.evaluation or {}).items():
+        if value is not None:
+            rows[f"evaluated with `{key}`"] = f"`{value}`"
+    return _table(["", ""], [[what, value] for what, value in rows.items() if value is not None])
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value):
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def _plain(text):
+    """Text in which Markdown finds nothing to do, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))

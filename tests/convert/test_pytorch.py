@@ -1,0 +1,335 @@
+"""A checkpoint of either code base becomes the same network, every tensor used once."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from convert.files import shapes_of, tiny, tiny_state, write_safetensors
+from golden.weights import image, noise, state_dict
+from keras_encnet import EncNet, cli
+from keras_encnet.convert.architecture import backbone_arguments, encnet_arguments
+from keras_encnet.convert.settings import model_settings
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+CASES = json.loads((GOLDEN / "cases.json").read_text())
+OUTPUTS = np.load(GOLDEN / "networks.npz")
+TINY = {"width": 0.125, "num_codes": 4, "head_channels": 64}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a tiny mmsegmentation EncNet, changed as told; returns its path."""
+
+    def write(change=lambda state: state, architecture="mmsegmentation-r18v1c", **metadata):
+        state = change(tiny_state(architecture))
+        return write_safetensors(tmp_path / "net.safetensors", state, metadata or None)
+
+    return write
+
+
+def without(state, part):
+    return {key: value for key, value in state.items() if part not in key}
+
+
+# === What names and shapes tell ===
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("mmsegmentation-r18v1c", {"backbone": "resnet18"}),
+        ("mmsegmentation-r18v1c-laterals", {"backbone": "resnet18", "laterals": True}),
+        ("mmsegmentation-r18v1c-nose", {"backbone": "resnet18", "se_head": False}),
+        ("mmsegmentation-r50v1c", {"backbone": "resnet50"}),
+        ("mmsegmentation-r101v1c", {"backbone": "resnet101"}),
+        ("pytorch-encoding-r50s", {"backbone": "resnet50s"}),
+        ("pytorch-encoding-r50s-laterals", {"backbone": "resnet50s", "laterals": True}),
+    ],
+)
+@pytest.mark.parametrize("small", [False, True])
+def test_the_architecture_is_read_off_the_originals_shapes(architecture, expected, small):
+    shapes = shapes_of(architecture, 7)
+    code_base = "mmsegmentation" if architecture.startswith("mmseg") else "pytorch_encoding"
+    default = {"laterals": False, "se_head": True, "aux_head": True, "num_classes": 7}
+    sizes = TINY if small else {"width": 1.0, "num_codes": 32, "head_channels": 512}
+    found = encnet_arguments(tiny(shapes, 7) if small else shapes, code_base)
+    assert found == default | sizes | expected
+
+
+def test_a_stem_of_7x7_is_told_from_three_of_3x3(checkpoint):
+    def change(state):
+        state = without(state, "backbone.stem.")
+        norm = {"weight": 1.0, "bias": 0.5, "running_mean": 0.1, "running_var": 2.0}
+        stem = {f"backbone.bn1.{key}": np.full(8, value, "float32") for key, value in norm.items()}
+        return state | stem | {"backbone.conv1.weight": noise("stem", (8, 3, 7, 7)).astype("float32")}
+
+    model = EncNet.from_pytorch(checkpoint(change), align_corners=False)
+    assert model.backbone_name == "resnet18_v1"
+    stem = model.backbone.get_layer("stem_conv1")
+    expected = noise("stem", (8, 3, 7, 7)).astype("float32").transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(stem.kernel), expected)
+
+
+def test_another_backbone_is_refused():
+    shapes = without(shapes_of("mmsegmentation-r18v1c"), "layer4.1")
+    with pytest.raises(ValueError, match=r"no ResNet.*\(2, 2, 2, 1\) blocks"):
+        backbone_arguments(shapes, "mmsegmentation")
+
+
+# === The same numbers ===
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmsegmentation-r18v1c-c19-centres-w0-64x64",
+        pytest.param("pytorch-encoding-r50s-laterals-c59-corners-w0-97x131", marks=pytest.mark.slow),
+    ],
+)
+def test_a_converted_file_gives_the_originals_logits(name, tmp_path):
+    case = CASES[name]
+    shapes = shapes_of(case["architecture"], case["num_classes"])
+    path = write_safetensors(tmp_path / "m.safetensors", state_dict(shapes, case["weights_seed"]))
+    model = EncNet.from_pytorch(path, align_corners=case["align_corners"])
+    pixels = image(case["image_seed"], case["height"], case["width"])
+    outputs = model._heads.predict_on_batch(pixels[None].astype("float32"))
+    rows, columns = OUTPUTS[f"{name}/positions"].T
+    for head, largest in case["largest"].items():
+        y = outputs[head][0] if head == "se" else outputs[head][0][rows, columns]
+        assert np.abs(y - OUTPUTS[f"{name}/{head}"]).max() < 1e-5 * largest
+
+
+def test_one_output_with_a_sigmoid_gives_the_same_label_map(tmp_path):
+    golden = np.load(pathlib.Path(__file__).parent / "saved" / "sigmoid.npz")
+    state = state_dict(json.loads(str(golden["shapes"])))
+    for seed in (0, 1):
+        threshold = float(golden[f"{seed}/threshold"])
+        config = f"model = dict(decode_head=dict(align_corners=False, threshold={threshold!r}))"
+        path = write_safetensors(tmp_path / "two.safetensors", state, {"cfg": config})
+        model = EncNet.from_pytorch(path)
+        expected = golden[f"{seed}/label_map"]
+        result = model.segment(image(seed, *expected.shape))
+        assert model.num_classes == 2 and 0.3 < expected.mean() < 0.7
+        np.testing.assert_array_equal(result.label_map, expected)
+        np.testing.assert_allclose(result.presence, golden[f"{seed}/presence"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_dtypes_are_taken_by_value(dtype, tmp_path):
+    from convert import files
+
+    state = {
+        key: np.asarray(value, dtype) for key, value in tiny_state("mmsegmentation-r18v1c").items()
+    }
+    files.NAMES.setdefault("float64", "F64")
+    model = EncNet.from_pytorch(
+        write_safetensors(tmp_path / "m.safetensors", state), align_corners=False
+    )
+    kernel = keras.ops.convert_to_numpy(model.get_layer("pixel_logits").kernel)
+    expected = state["decode_head.conv_seg.weight"].astype("float32").transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+# === What does not fit ===
+
+
+def test_every_tensor_is_used_or_named(checkpoint):
+    def change(state):
+        del state["decode_head.bottleneck.bn.bias"]
+        state["decode_head.strange"] = np.zeros((3, 2), "float32")
+        state["decode_head.enc_module.fc.0.bias"] = np.zeros(5, "float32")
+        return state
+
+    path = checkpoint(change)
+    with pytest.raises(ValueError) as error:
+        EncNet.from_pytorch(path, align_corners=False)
+    told = str(error.value)
+    assert str(path) in told
+    assert "Missing: decode_head.bottleneck.bn.bias (64,)" in told
+    assert "Left over: decode_head.strange (3, 2)" in told
+    assert "decode_head.enc_module.fc.0.bias (5,) where the model has (64,)" in told
+
+
+def test_known_passengers_are_let_go(checkpoint):
+    def change(state):
+        state["fc.weight"] = np.zeros((10, 8), "float32")
+        state["ema_decode_head_conv_seg_bias"] = np.zeros(3, "float32")
+        state["backbone.stem.1.num_batches_tracked"] = np.zeros((), "int64")
+        return state
+
+    assert EncNet.from_pytorch(checkpoint(change), align_corners=False).num_classes == 3
+
+
+def test_what_is_no_encnet_is_named(checkpoint):
+    def change(state):
+        return {"decoder.weight": np.zeros(3, "float32")}
+
+    with pytest.raises(ValueError, match="no EncNet.*decoder.weight"):
+        EncNet.from_pytorch(checkpoint(change))
+
+
+# === What the metadata tells ===
+
+CONFIG = """
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(mean=[1.5, 2, 3], std=[4, 5, 6], bgr_to_rgb=True),
+    backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 2, 1)),
+    decode_head=dict(type='EncHead', align_corners=True, dropout_ratio=0.2, ignore_index=254),
+    test_cfg=dict(mode='slide', crop_size=(769, 700), stride=(513, 500)))
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(2049, 1025), keep_ratio=True)]
+"""
+
+
+def test_settings_of_a_run_of_1x():
+    meta = {"cfg": CONFIG, "dataset_meta": {"classes": ("sky", "road"), "palette": [[1, 2, 3]] * 2}}
+    assert model_settings(meta) == {
+        "labels": ["sky", "road"],
+        "palette": [[1, 2, 3]] * 2,
+        "align_corners": True,
+        "output_stride": 16,
+        "ignore_index": 254,
+        "dropout": 0.2,
+        "mean": [1.5, 2, 3],
+        "std": [4, 5, 6],
+        "evaluation": {"resize": [2049, 1025], "window": [769, 700], "stride": [513, 500]},
+    }
+
+
+def test_settings_of_a_release_of_2020():
+    text = """
+img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=False)
+model = dict(decode_head=dict(align_corners=False, threshold=0.4))
+test_cfg = dict(mode='whole')
+test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(2048, 512), flip=False, transforms=[])]
+"""
+    assert model_settings({"config": text, "CLASSES": ["a"], "PALETTE": [[0, 0, 255]]}) == {
+        "labels": ["a"],
+        "palette": [[0, 0, 255]],
+        "align_corners": False,
+        "threshold": 0.4,
+        "mean": [1, 2, 3],
+        "std": [4, 5, 6],
+        "bgr": True,
+        "evaluation": {"resize": [2048, 512]},
+    }
+
+
+@pytest.mark.parametrize("text", ["model = (", "model = __import__('os').abort()", 5, "\0", "[" * 9999])
+def test_a_config_is_never_run(text):
+    assert model_settings({"cfg": text}) == {}
+
+
+def test_the_file_speaks_where_there_is_no_argument(checkpoint):
+    path = checkpoint(cfg=CONFIG, mmseg_version="1.2.2")
+    model = EncNet.from_pytorch(path)
+    assert model.align_corners and model.mean == (1.5, 2, 3) and model.output_stride == 16
+    assert model.evaluation == {"resize": [2049, 1025], "window": [769, 700], "stride": [513, 500]}
+    model = EncNet.from_pytorch(path, align_corners=False, labels=["a", "b", "c"], evaluation={})
+    assert not model.align_corners and model.labels == ("a", "b", "c") and model.evaluation == {}
+
+
+def test_a_file_that_says_nothing_is_warned_about(checkpoint):
+    with pytest.warns(UserWarning, match="align_corners=True"):
+        assert not EncNet.from_pytorch(checkpoint()).align_corners
+
+
+def test_pytorch_encoding_always_aligns_corners(checkpoint):
+    assert EncNet.from_pytorch(checkpoint(architecture="pytorch-encoding-r50s")).align_corners
+
+
+def test_a_release_is_known_by_its_name(tmp_path):
+    shapes = tiny(shapes_of("pytorch-encoding-r50s", 150), 150)
+    path = write_safetensors(tmp_path / "encnet_resnet50s_ade-07ac287c.pth", state_dict(shapes))
+    model = EncNet.from_pytorch(path)
+    assert model.labels[:3] == ("wall", "building", "sky") and model.palette.shape == (150, 3)
+    assert model.evaluation == {
+        "protocol": "pytorch-encoding",
+        "resize": 520,
+        "window": 480,
+        "stride": 320,
+    }
+
+
+def test_a_network_that_takes_blue_first_sees_the_same(checkpoint):
+    config = "model = dict(data_preprocessor=dict(mean=[{}], std=[{}], bgr_to_rgb={}))"
+    rgb = EncNet.from_pytorch(
+        checkpoint(cfg=config.format("1, 20, 30", "40, 50, 60", True)), align_corners=False
+    )
+
+    def change(state):
+        key = "backbone.stem.0.weight"
+        return state | {key: np.ascontiguousarray(state[key][:, ::-1])}
+
+    bgr = EncNet.from_pytorch(
+        checkpoint(change, cfg=config.format("30, 20, 1", "60, 50, 40", False)), align_corners=False
+    )
+    pixels = image(0, 40, 56)[None]
+    np.testing.assert_allclose(
+        bgr.predict(pixels, verbose=0), rgb.predict(pixels, verbose=0), rtol=1e-5, atol=1e-5
+    )
+
+
+# === Backbones ===
+
+
+def backbone_file(path, architecture, rename=lambda key: key):
+    prefix = "backbone." if architecture.startswith("mmseg") else "pretrained."
+    state = tiny_state(architecture)
+    own = {rename(k.removeprefix(prefix)): v for k, v in state.items() if k.startswith(prefix)}
+    own["fc.weight"], own["fc.bias"] = np.zeros((10, 64), "float32"), np.zeros(10, "float32")
+    return state, write_safetensors(path, own)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [("mmsegmentation-r18v1c", "resnet18"), ("pytorch-encoding-r50s", "resnet50s")],
+)
+def test_training_starts_from_a_backbone_s_checkpoint(architecture, name, tmp_path):
+    state, path = backbone_file(tmp_path / "imagenet.safetensors", architecture)
+    whole = EncNet.from_pytorch(
+        write_safetensors(tmp_path / "whole.safetensors", state), align_corners=False
+    )
+    model = EncNet(name, 5, backbone_weights=path, **TINY)
+    for ours, theirs in zip(model.backbone.weights, whole.backbone.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+        )
+    # Its own part of a whole EncNet will do as well.
+    other = EncNet(name, 5, backbone_weights=tmp_path / "whole.safetensors", **TINY)
+    for ours, theirs in zip(other.backbone.get_weights(), model.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_backbone_of_another_architecture_is_refused(tmp_path):
+    _, path = backbone_file(tmp_path / "r18.safetensors", "mmsegmentation-r18v1c")
+    with pytest.raises(ValueError, match="does not fit the backbone 'resnet34'"):
+        EncNet("resnet34", 5, backbone_weights=path, **TINY)
+    with pytest.raises(ValueError, match="holds a backbone alone.*backbone_weights="):
+        EncNet.from_pytorch(path)
+
+
+# === Command line ===
+
+
+def test_convert_writes_presets(tmp_path, capsys):
+    state, backbone = backbone_file(tmp_path / "r18.safetensors", "mmsegmentation-r18v1c")
+    whole = write_safetensors(tmp_path / "whole.safetensors", state)
+    labels = ["--labels", "sky,road,car", "--no-align-corners"]
+    assert cli.main(["convert", str(whole), str(tmp_path / "model"), *labels]) == 0
+    model = EncNet.from_preset(tmp_path / "model")
+    assert model.labels == ("sky", "road", "car")
+
+    assert cli.main(["convert", str(backbone), str(tmp_path / "bone")]) == 0
+    assert "backbone_weights=" in capsys.readouterr().out
+    other = EncNet("resnet18", 5, backbone_weights=tmp_path / "bone", **TINY)
+    for ours, theirs in zip(other.backbone.get_weights(), model.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    (tmp_path / "damaged.pth").write_bytes(whole.read_bytes()[:1000])
+    assert cli.main(["convert", str(tmp_path / "damaged.pth"), str(tmp_path / "none")]) == 1
+    assert "damaged" in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -1,0 +1,188 @@
+"""What is in the cache is whole, whatever happened on the way there."""
+
+import errno
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_encnet.presets import cache
+from keras_encnet.presets.cache import cache_directory, cached
+
+# Fills a directory, but not to the end before it may; of the package this file alone, to be quick.
+CHILD = """
+import importlib.util, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("cache", sys.argv[1])
+cache = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cache)
+
+def make(directory):
+    with open(sys.argv[2], "a") as log:
+        log.write("made\\n")
+    (directory / "first").write_text("1")
+    while not pathlib.Path(sys.argv[3]).exists():
+        time.sleep(0.01)
+    (directory / "second").write_text("2")
+
+found = cache.cached("presets/model", make)
+print(sorted(path.name for path in found.iterdir()))
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_ENCNET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def child(directory):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, cache.__file__, directory / "log", directory / "go"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def fill(directory):
+    (directory / "first").write_text("1")
+    (directory / "second").write_text("2")
+
+
+def test_where_it_is(monkeypatch, tmp_path):
+    assert cache_directory() == tmp_path / "cache"
+    monkeypatch.setenv("KERAS_ENCNET_CACHE", "~/models")
+    assert cache_directory() == pathlib.Path.home() / "models"
+    monkeypatch.delenv("KERAS_ENCNET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "keras-encnet"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_directory() == pathlib.Path.home() / ".cache" / "keras-encnet"
+
+
+def test_no_home_directory(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("KERAS_ENCNET_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", home)
+    with pytest.raises(OSError, match="KERAS_ENCNET_CACHE"):
+        cache_directory()
+
+
+def test_it_is_made_once(directory):
+    made = []
+
+    def make(beside):
+        made.append(beside)
+        assert not any(beside.iterdir()) and not (directory / "presets" / "model").exists()
+        fill(beside)
+
+    for _ in range(2):
+        assert cached("presets/model", make) == directory / "presets" / "model"
+    assert len(made) == 1
+    assert {path.name for path in (directory / "presets" / "model").iterdir()} == {"first", "second"}
+
+
+def left(directory):
+    return [path for path in directory.rglob("*") if path.suffix != ".lock" and path.name != "presets"]
+
+
+def test_what_fails_leaves_nothing(directory):
+    def make(beside):
+        fill(beside)
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="^damaged$"):
+        cached("presets/model", make)
+    assert left(directory) == []
+    assert cached("presets/model", fill).is_dir()
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_two_processes_do_the_work_once(tmp_path, directory):
+    first = child(tmp_path)
+    wait_for(directory / "presets" / ".model-unfinished" / "first", first)
+    second = child(tmp_path)
+    assert second.stderr.readline().startswith("Waiting for another process")
+    (tmp_path / "go").touch()
+    for process in (first, second):
+        assert process.communicate(timeout=60) == ("['first', 'second']\n", "")
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_kill_leaves_nothing_that_passes_for_whole(tmp_path, directory):
+    process = child(tmp_path)
+    beside = directory / "presets" / ".model-unfinished"
+    wait_for(beside / "first", process)
+    process.kill()
+    process.communicate()
+    assert beside.is_dir() and not (directory / "presets" / "model").exists()
+
+    def make(beside):
+        assert not any(beside.iterdir())
+        (beside / "third").write_text("3")
+
+    found = cached("presets/model", make)
+    assert [path.name for path in found.iterdir()] == ["third"]
+    assert not beside.exists()
+
+
+def test_a_cache_that_cannot_be_written(directory):
+    directory.write_text("a file in its place")
+    with pytest.raises(OSError, match=r"cannot be written .*KERAS_ENCNET_CACHE") as caught:
+        cached("presets/model", fill)
+    assert str(directory) in str(caught.value)
+
+
+def test_a_file_in_the_place_of_the_preset(directory):
+    (directory / "presets").mkdir(parents=True)
+    (directory / "presets" / "model").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        cached("presets/model", fill)
+
+
+@pytest.mark.parametrize("name", ["mkdir", "rename"])
+def test_a_cache_that_is_read_only(name, monkeypatch, directory):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(pathlib.Path, name, refuse)
+    with pytest.raises(OSError, match=r"cannot be written \(.*Read-only file system"):
+        cached("presets/model", fill)
+    monkeypatch.undo()
+    assert left(directory) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Can't write data (errno = 28, error message = 'No space left on device')"),
+    ],
+)
+def test_a_full_disk(error, directory):
+    def make(beside):
+        fill(beside)
+        raise error
+
+    with pytest.raises(OSError, match="disk is full.*KERAS_ENCNET_CACHE") as caught:
+        cached("presets/model", make)
+    assert str(directory) in str(caught.value)
+    assert left(directory) == []
+
+
+def test_other_errors_keep_their_words():
+    def make(beside):
+        raise PermissionError(errno.EACCES, "Permission denied", "/secret/file")
+
+    with pytest.raises(PermissionError, match="/secret/file"):
+        cached("presets/model", make)

@@ -1,0 +1,94 @@
+"""The model card: a valid header, and what a reader needs to use the model."""
+
+import re
+
+import pytest
+import yaml
+
+from keras_encnet import EncNet
+from keras_encnet.presets.card import model_card
+
+LABELS = ["road | lane", "sky", "a_b*c"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EncNet("resnet18", 3, labels=LABELS, width=0.125, head_channels=8, num_codes=4)
+
+
+def split(card):
+    header, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
+    return yaml.safe_load(header), body
+
+
+def test_the_header_is_what_the_hub_reads(model):
+    header, _ = split(model_card(model, "ada/streets", datasets=["ada/photos"]))
+    assert header == {
+        "library_name": "keras",
+        "pipeline_tag": "image-segmentation",
+        "license": "apache-2.0",
+        "tags": ["keras-encnet", "encnet", "semantic-segmentation"],
+        "datasets": ["ada/photos"],
+    }
+    header, body = split(model_card(model, "ada/streets", licence=None))
+    assert "license" not in header and "Not named" in body
+    # What YAML would read as something else stays text.
+    assert split(model_card(model, "ada/streets", licence="no: 1"))[0]["license"] == "no: 1"
+
+
+def test_how_to_load_and_to_use_it(model):
+    _, body = split(model_card(model, "hf://ada/streets"))
+    code = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
+    assert 'model = EncNet.from_preset("hf://ada/streets")' in code[0]
+    assert 'model.segment("photo.jpg")' in code[0]
+    assert code[1].split() == (
+        'import keras import keras_encnet model = keras.saving.load_model("hf://ada/streets")'.split()
+    )
+    for snippet in code:
+        compile(snippet, "card", "exec")
+
+
+def test_labels_and_network(model):
+    _, body = split(model_card(model, "ada/streets"))
+    assert r"`0` road \| lane, `1` sky, `2` a\_b\*c" in body
+    assert f"| parameters | {model.count_params():,} |" in body and "| backbone | resnet18 |" in body
+    nameless = EncNet("resnet18", 2, width=0.125, head_channels=8, num_codes=4)
+    assert "`0` class 0, `1` class 1" in model_card(nameless, "ada/streets")
+
+
+def test_figures_where_there_are_any(model):
+    assert "## Figures" not in model_card(model, "ada/streets")
+    published = {"mIoU": 42.61, "mIoU, flipped": 44.01}
+    _, body = split(model_card(model, "ada/streets", published=published, measured={"mIoU": "42.6"}))
+    assert [line for line in body.splitlines() if "mIoU" in line or "published" in line] == [
+        "|  | published | measured |",
+        "| mIoU | 42.61 | 42.6 |",
+        "| mIoU, flipped | 44.01 |  |",
+    ]
+    _, body = split(model_card(model, "ada/streets", measured={"mIoU": 61.5}))
+    assert "|  | measured |" in body and "published" not in body
+
+
+def test_picture_source_terms_and_citation(model):
+    _, body = split(
+        model_card(
+            model,
+            "ada/streets",
+            title="Streets of *Turin*",
+            picture="example.png",
+            source="Trained from scratch.",
+            terms="The photographs are for research alone.",
+            citation="@misc{ada, title = {Streets}}",
+        )
+    )
+    assert body.startswith("\n# Streets of \\*Turin\\*\n\n![Streets of \\*Turin\\*](example.png)\n")
+    assert "\nTrained from scratch.\n" in body
+    assert "\n`apache-2.0`\n\nThe photographs are for research alone.\n" in body
+    bibtex = re.search(r"```bibtex\n(.*)```", body, re.DOTALL)[1]
+    assert bibtex.startswith("@misc{ada") and "@InProceedings{Zhang_2018_CVPR" in bibtex
+
+
+def test_nothing_unfilled_and_no_gaps(model):
+    for card in (model_card(model, "ada/streets"), model_card(model, "ada/streets", picture="a.png")):
+        assert "$" not in card and "None" not in card and "\n\n\n" not in card
+        assert card.endswith("```\n")

@@ -1,0 +1,399 @@
+"""Downloads from a server that breaks off, lies and refuses, on this machine."""
+
+import errno
+import hashlib
+import http.server
+import importlib
+import io
+import re
+import socket
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+module = importlib.import_module("keras_encnet.presets.download")
+download = module.download
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256, SHA1 = hashlib.sha256(CONTENT).hexdigest(), hashlib.sha1(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Sends `content`, in the way that the attributes say; notes what it was asked for."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.version, self.asked = CONTENT, {"ETag": '"1"'}, []
+        self.break_after = []  # bytes of each answer, one after the other; then all of them
+        self.statuses = []  # of the answers, one after the other; then 200 or 206
+        self.ranges = self.conditions = self.says_length = True
+        self.url = f"http://127.0.0.1:{self.server_port}/models/weights-{SHA256[:8]}.pth"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        wanted, condition = self.headers["Range"], self.headers["If-Range"]
+        server.asked.append(wanted)
+        if server.statuses:
+            status = server.statuses.pop(0)
+            if status == "silence":
+                return time.sleep(0.6)
+            if status in (301, 302):
+                self.send_response(status)
+                self.send_header("Location", server.location)
+                return self.end_headers()
+            return self.send_error(status)
+        start, status = 0, 200
+        same = condition in server.version.values() or not server.conditions
+        if wanted and server.ranges and same:
+            start, status = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]), 206
+            if start >= len(server.content):
+                return self.send_error(416)
+        body = server.content[start:]
+        self.send_response(status)
+        if server.says_length:
+            self.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            end, length = len(server.content) - 1, len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{end}/{length}")
+        for name, value in server.version.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: server.break_after.pop(0)] if server.break_after else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "downloads" / "weights.pth"
+
+
+def files(path):
+    return {file.name for file in path.parent.iterdir()} if path.parent.exists() else set()
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [{}, {"sha256": SHA256}, {"sha256": SHA256[:8].upper()}, {"sha1": SHA1, "sha256": SHA256}],
+)
+def test_a_file_arrives(server, path, checks, capsys):
+    assert download(server.url, path, **checks) == path
+    assert path.read_bytes() == CONTENT
+    assert files(path) == {"weights.pth"}
+    assert capsys.readouterr() == ("", "")
+    # The second time it is there.
+    assert download(server.url, str(path), **checks) == path
+    assert server.asked == [None]
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(server, path):
+    server.break_after = [100_000, 50_000]
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize(
+    "version", [{"ETag": '"1"'}, {"Last-Modified": "Sun, 21 Jun 2020 22:09:58 GMT"}]
+)
+def test_another_process_goes_on_where_the_first_was_killed(server, path, monkeypatch, version):
+    server.version = version
+    server.break_after = [100_000]
+    monkeypatch.setattr(module, "TRIES", 1)
+    with pytest.raises(ConnectionError, match=r"closed after .* 100000 bytes .* are kept"):
+        download(server.url, path)
+    assert not path.exists()
+    assert path.with_name("weights.pth.part").read_bytes() == CONTENT[:100_000]
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-"]
+    assert files(path) == {"weights.pth"}
+
+
+def broken(server, path, monkeypatch):
+    server.break_after = [100_000]
+    monkeypatch.setattr(module, "TRIES", 1)
+    with pytest.raises(ConnectionError):
+        download(server.url, path)
+    monkeypatch.setattr(module, "TRIES", 5)
+    server.asked.clear()
+
+
+def test_killed_between_the_last_byte_and_the_check(server, path, monkeypatch):
+    broken(server, path, monkeypatch)
+    path.with_name("weights.pth.part").write_bytes(CONTENT)
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == CONTENT and server.asked == []
+
+
+def test_a_server_that_knows_no_ranges(server, path, monkeypatch):
+    server.ranges = False
+    broken(server, path, monkeypatch)
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == ["bytes=100000-"]
+
+
+@pytest.mark.parametrize("version", [{}, {"ETag": 'W/"1"'}])
+def test_a_server_that_does_not_say_which_file_it_is(server, path, monkeypatch, version):
+    server.version = version
+    broken(server, path, monkeypatch)
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+
+
+def test_a_server_that_does_not_say_how_long_it_is(server, path):
+    server.says_length = False
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("content", [CONTENT[::-1], CONTENT[::-1] + b"longer", CONTENT[50_000::-1]])
+def test_a_file_that_changed_meanwhile(server, path, monkeypatch, content, conditions):
+    broken(server, path, monkeypatch)
+    server.content, server.version, server.conditions = content, {"ETag": '"2"'}, conditions
+    download(server.url, path)
+    assert path.read_bytes() == content
+    assert server.asked[0] == "bytes=100000-"
+
+
+def test_a_file_that_changed_under_the_same_version(server, path, monkeypatch):
+    broken(server, path, monkeypatch)
+    server.content = CONTENT + b"longer"
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT + b"longer"
+
+
+@pytest.mark.parametrize("part", [CONTENT + b"more", b""])
+def test_a_part_that_cannot_be_one(server, path, monkeypatch, part):
+    broken(server, path, monkeypatch)
+    path.with_name("weights.pth.part").write_bytes(part)
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"url": 1}', "null"])
+def test_a_part_whose_record_is_damaged(server, path, monkeypatch, state):
+    broken(server, path, monkeypatch)
+    path.with_name("weights.pth.part.json").write_text(state)
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+
+
+def test_a_part_of_another_address(server, path, monkeypatch):
+    broken(server, path, monkeypatch)
+    download(server.url + "?v=2", path)
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+
+
+@pytest.mark.parametrize("checks", [{"sha256": "deadbeef"}, {"sha1": SHA1[::-1]}])
+def test_a_wrong_checksum(server, path, checks):
+    with pytest.raises(ValueError) as caught:
+        download(server.url, path, **checks)
+    (expected,) = checks.values()
+    found = SHA256[:8] if "sha256" in checks else SHA1
+    assert all(text in str(caught.value) for text in (server.url, expected, found, "deleted"))
+    assert files(path) == set()
+
+
+def test_a_damaged_file_that_was_there(server, path):
+    path.parent.mkdir()
+    path.write_bytes(b"not it")
+    with pytest.raises(ValueError, match="deleted"):
+        download(server.url, path, sha256=SHA256)
+    assert files(path) == set()
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+def zipped(member="weights.pth"):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, CONTENT)
+    return buffer.getvalue()
+
+
+def test_the_checksum_of_a_member(server, path):
+    server.content = zipped()
+    download(server.url, path, sha1=SHA1, member="weights.pth")
+    assert path.read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (zipped("other.pth"), "weights.pth"),
+        (CONTENT, "not a zip"),
+        (zipped()[:150_000] + b"x" + zipped()[150_001:], "none|CRC"),
+    ],
+)
+def test_the_checksum_of_a_member_that_is_not_there(server, path, content, reason):
+    server.content = content
+    with pytest.raises(ValueError, match=f"damaged.*({reason})"):
+        download(server.url, path, sha1=SHA1, member="weights.pth")
+    assert files(path) == set()
+
+
+@pytest.mark.parametrize("digits", ["", "1234567", "g" * 8, "0" * 65])
+def test_what_is_no_checksum(server, path, digits):
+    with pytest.raises(ValueError, match="hexadecimal"):
+        download(server.url, path, sha256=digits)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("url", ["ftp://host/file", "file:///etc/passwd", "weights.pth", "data:,x"])
+def test_only_the_web(path, url):
+    with pytest.raises(ValueError, match="http:// or https://"):
+        download(url, path)
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1:1/x"])
+def test_not_elsewhere_by_a_redirection_either(server, path, location):
+    server.statuses, server.location = [302], location
+    with pytest.raises(ConnectionError):
+        download(server.url, path)
+    assert files(path) == set()
+
+
+def test_a_redirection_on_the_web(server, path):
+    server.statuses, server.location = [302], server.url + "?moved"
+    download(server.url, path, sha256=SHA256)
+    assert server.asked == [None, None]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_server_that_refuses(server, path, status):
+    server.statuses = [status]
+    with pytest.raises(
+        ConnectionError, match=rf"answered {status} .*put it at .*weights\.pth"
+    ) as caught:
+        download(server.url, path)
+    assert server.url in str(caught.value)
+    assert server.asked == [None] and files(path) == set()
+
+
+def test_a_server_that_is_busy(server, path):
+    server.statuses = [503, 429, 500]
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+    server.statuses = [503] * 5
+    with pytest.raises(ConnectionError, match="failed 5 times in a row: it answered 503"):
+        download(server.url, path.with_name("other"))
+
+
+def test_a_server_that_breaks_off_again_and_again(server, path):
+    server.break_after = [0] * 5
+    with pytest.raises(ConnectionError, match="failed 5 times in a row.*0 of 300000 bytes"):
+        download(server.url, path)
+    # Each try that brings something gives hope.
+    server.break_after = [10] * 20
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_server_that_says_nothing(server, path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "TRIES", 2)
+    server.statuses = ["silence"] * 2
+    with pytest.raises(TimeoutError, match="failed 2 times in a row: it did not answer for 0.2 s"):
+        download(server.url, path)
+
+
+def test_no_network(path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def getaddrinfo(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    url = "http://download.example/weights.pth"
+    with pytest.raises(
+        ConnectionError, match="Cannot reach download.example.*Name or service"
+    ) as caught:
+        download(url, path)
+    assert url in str(caught.value) and "Kaggle" in str(caught.value) and str(path) in str(caught.value)
+    assert files(path) == set()
+
+
+def test_nobody_listens(server, path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionError, match=f"Cannot reach 127.0.0.1:{port}.*refused"):
+        download(f"http://127.0.0.1:{port}/weights.pth", path)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_offline(server, path, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set") as caught:
+        download(server.url, path)
+    assert server.url in str(caught.value) and str(path) in str(caught.value)
+    assert server.asked == [] and not path.parent.exists()
+    # A file that somebody put there is taken.
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    assert download(server.url, path, sha256=SHA256) == path
+
+
+def test_a_full_disk(server, path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "open", lambda *_: Full(), raising=False)
+    with pytest.raises(OSError, match="disk is full.*KERAS_ENCNET_CACHE") as caught:
+        download(server.url, path)
+    assert str(path.parent) in str(caught.value)
+    assert not isinstance(caught.value, ConnectionError) and not path.exists()
+
+
+def test_a_directory_that_cannot_be_written(server, path):
+    path.parent.write_text("a file in its place")
+    with pytest.raises(OSError, match="cannot be written.*KERAS_ENCNET_CACHE"):
+        download(server.url, path)
+    assert server.asked == []
+
+
+def test_a_progress_bar(server, path, capsys, monkeypatch):
+    server.break_after = [100_000]
+    download(server.url, path, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert server.url in err and "100% ━━━━━━━━━━━━━━━━━━━━ 0.3/0.3 MB" in err
+    assert "\nThe connection broke (it closed after 100000 of 300000 bytes); trying again …\n" in err
+    assert err.endswith("\n")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    download(server.url, path.with_name("in a terminal"))
+    assert "100%" in capsys.readouterr().err
+
+
+def test_a_release_comes_under_its_own_name(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_ENCNET_CACHE", str(tmp_path))
+    release = {"url": server.url, "format": "mmsegmentation", "sha256": SHA256[:8]}
+    path = module.download_release(release)
+    assert path == tmp_path / "downloads" / f"weights-{SHA256[:8]}.pth"
+    assert path.read_bytes() == CONTENT
+    server.content = zipped()
+    release = {"url": server.url + ".zip", "format": "x", "sha1": SHA1, "member": "weights.pth"}
+    assert module.download_release(release).suffix == ".zip"

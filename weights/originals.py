@@ -1,0 +1,199 @@
+"""The PyTorch originals of the presets: writes checkpoints in their releases' formats, and runs them.
+
+    <their environment>/bin/python weights/originals.py write  RECORD.json CHECKPOINT
+    <their environment>/bin/python weights/originals.py run    RECORD.json CHECKPOINT OUTPUTS.npz 97x131 …
+
+The environment holds `torch`, `mmsegmentation==1.2.2`, `mmcv-lite==2.1.0`, `mmengine`, `ftfy`, `regex`
+and, without its dependencies, `torch-encoding==1.2.1`; neither has to be compiled, for EncNet calls
+none of mmcv's operators, and PyTorch-Encoding's two are replaced by the same formulas in PyTorch.
+
+RECORD.json is a record of `parity.py` (what to build: `format`, `config` or `backbone`, classes,
+names, colours). `write` fills the network with the weights of `tests/golden/weights.py`. `run` loads a
+checkpoint with PyTorch's own reader and writes, for each size, `SIZE/logits` and `SIZE/aux`
+`(height, width, classes)` and `SIZE/se` `(classes,)` of the image of that size.
+"""
+
+import functools
+import importlib
+import json
+import pathlib
+import sys
+import types
+import zipfile
+from unittest import mock
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests" / "golden"))
+from weights import image, state_dict
+
+MEAN = np.float32([123.675, 116.28, 103.53])
+STD = np.float32([58.395, 57.12, 57.375])
+
+
+def main(command, record, checkpoint, *rest):
+    record = json.loads(pathlib.Path(record).read_text())
+    mmsegmentation = record["format"] == "mmsegmentation"
+    if mmsegmentation:
+        model, config = mmsegmentation_model(record["config"])
+    else:
+        model, config = pytorch_encoding_model(record), None
+    if command == "write":
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        state = {key: torch.from_numpy(value) for key, value in state_dict(shapes).items()}
+        if mmsegmentation:
+            write_mmsegmentation(checkpoint, state, config, record)
+        else:
+            write_pytorch_encoding(checkpoint, state)
+        return
+    out, *sizes = rest
+    model.load_state_dict(read(checkpoint), strict=True)
+    model.eval()
+    outputs = {}
+    for size in sizes:
+        height, width = map(int, size.split("x"))
+        for name, value in forward(model, image(0, height, width), mmsegmentation).items():
+            outputs[f"{size}/{name}"] = value
+    np.savez(out, **outputs)
+
+
+def mmsegmentation_model(name):
+    """mmsegmentation's EncoderDecoder of the config `name`, with plain batch norms."""
+
+    class Extensions(types.ModuleType):
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return functools.partial(missing, name)
+
+    def missing(name, *_, **__):
+        raise NotImplementedError(f"mmcv-lite has no compiled operator {name!r}")
+
+    sys.modules.setdefault("mmcv._ext", Extensions("mmcv._ext"))
+    import mmseg
+    from mmengine.config import Config
+    from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()
+    configs = pathlib.Path(mmseg.__file__).parent / ".mim" / "configs" / "encnet"
+    config = Config.fromfile(configs / f"{name}.py")
+    config.model.pretrained = None
+    for part in (config.model.backbone, config.model.decode_head, config.model.auxiliary_head):
+        part.norm_cfg.type = "BN"
+    return MODELS.build(config.model), config
+
+
+def pytorch_encoding_model(record):
+    """PyTorch-Encoding's EncNet as its releases are: with SE loss and auxiliary head."""
+    package = types.ModuleType("encoding")
+    package.__path__ = list(importlib.util.find_spec("encoding").submodule_search_locations)
+    lib = types.ModuleType("encoding.lib")
+    lib.cpu = lib.gpu = None
+    package.lib = lib
+    sys.modules.update(
+        {"encoding": package, "encoding.lib": lib, "encoding.datasets": types.ModuleType("datasets")}
+    )
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        # Of images its modules make transforms when they are imported; EncNet uses none.
+        vision = mock.MagicMock()
+        sys.modules.update({"torchvision": vision, "torchvision.transforms": vision.transforms})
+
+    def scaled_l2(x, codewords, scale):
+        return scale * (x[:, :, None] - codewords).square().sum(-1)
+
+    def aggregate(assignment, x, codewords):
+        return (assignment[..., None] * (x[:, :, None] - codewords)).sum(1)
+
+    for module in ("encoding.functions", "encoding.nn.encoding"):
+        module = importlib.import_module(module)
+        module.scaled_l2, module.aggregate = scaled_l2, aggregate
+
+    base = importlib.import_module("encoding.models.sseg.base")
+    encnet = importlib.import_module("encoding.models.sseg.encnet")
+    backbone = base.get_backbone
+
+    def untrained(name, pretrained=None, root=None, base_size=None, crop_size=None, **options):
+        return backbone(name, pretrained=False, **options)
+
+    base.get_backbone = untrained
+    try:
+        model = encnet.EncNet(
+            record["num_classes"],
+            record["backbone"],
+            aux=True,
+            se_loss=True,
+            lateral=record["laterals"],
+            norm_layer=torch.nn.BatchNorm2d,
+        )
+    finally:
+        base.get_backbone = backbone
+    # It asks for a norm of maps; over the codes of (B, K, C) that is the one-dimensional one.
+    encoding = model.head.encmodule.encoding
+    encoding[4] = torch.nn.BatchNorm1d(encoding[4].num_features)
+    return model
+
+
+def write_mmsegmentation(path, state, config, record):
+    """In the layout of the releases of 2020: legacy format, `meta` with 0.x's keys."""
+    meta = {
+        "mmseg_version": "0.5.0",
+        "config": config.pretty_text,
+        "CLASSES": tuple(record["labels"]),
+        "PALETTE": record["palette"],
+    }
+    torch.save({"meta": meta, "state_dict": state}, path, _use_new_zipfile_serialization=False)
+
+
+def write_pytorch_encoding(path, state):
+    """As the releases: a bare state dict with the ImageNet classifier, in a zip."""
+    path = pathlib.Path(path)
+    state["pretrained.fc.weight"] = torch.zeros(1000, 2048)
+    state["pretrained.fc.bias"] = torch.zeros(1000)
+    member = path.with_suffix(".pth")
+    torch.save(state, member, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.write(member, member.name)
+    member.unlink()
+
+
+def read(path):
+    """The state dict of a checkpoint, without what its network has no place for."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = [name for name in archive.namelist() if name.endswith(".pth")]
+            if members:
+                with archive.open(members[0]) as file:
+                    return read_state(file)
+    return read_state(path)
+
+
+def read_state(file):
+    # What the releases hold beside tensors is plain; nothing else is asked for.
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    return {key: value for key, value in state.items() if not key.startswith("pretrained.fc.")}
+
+
+def forward(model, pixels, mmsegmentation):
+    x = torch.from_numpy(((pixels[None] - MEAN) / STD).transpose(0, 3, 1, 2).copy())
+    with torch.inference_mode():
+        if mmsegmentation:
+            features, meta = model.extract_feat(x), [{"img_shape": pixels.shape[:2]}]
+            logits, se = model.decode_head(features)
+            logits = model.decode_head.predict_by_feat(logits, meta)
+            aux = model.auxiliary_head.predict_by_feat(model.auxiliary_head(features), meta)
+        else:
+            logits, se, aux = model(x)
+    return {
+        "logits": logits[0].permute(1, 2, 0).numpy(),
+        "aux": aux[0].permute(1, 2, 0).numpy(),
+        "se": se[0].numpy(),
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

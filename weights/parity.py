@@ -1,0 +1,169 @@
+"""Shows, for every preset at its real size, that conversion changes nothing.
+
+    python weights/parity.py --originals <their environment>/bin/python [--presets NAME …] [--table]
+
+For each: the PyTorch original writes a checkpoint in the release's format under its name
+(`originals.py`), and runs it on images of 97×131 and 130×128; on each backend `EncNet.from_pytorch` reads
+it, and logits, auxiliary and SE logits are compared: the largest difference over the largest
+magnitude. Weights must be the same, bit for bit, after `save_to_preset` and `from_preset`. Time and peak
+memory are those of `from_pytorch` in a process that has imported Keras. `--table` puts the result into
+`weights/README.md`. What was measured stays in `weights/parity.json`, and is not measured again.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS, README = HERE / "parity.json", HERE / "README.md"
+SIZES = ("97x131", "130x128")
+BACKENDS = ("tensorflow", "jax", "torch")
+BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
+
+
+def main():
+    from keras_encnet import list_presets
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--originals", help="Python of the environment that originals.py needs")
+    parser.add_argument("--presets", nargs="*", help="default: all")
+    parser.add_argument("--table", action="store_true", help="write the table into README.md")
+    options = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for preset in list_presets():
+        wanted = options.presets is None or preset.name in options.presets
+        if options.originals and wanted and preset.name not in results:
+            results[preset.name] = measure(preset, options.originals)
+            beside = RESULTS.with_suffix(".unfinished")
+            beside.write_text(json.dumps(results, indent=1) + "\n")
+            os.replace(beside, RESULTS)
+            print(json.dumps({preset.name: results[preset.name]}), flush=True)
+    text = table(results)
+    print(text)
+    if options.table:
+        before, _, rest = README.read_text("utf-8").partition(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+
+
+def measure(preset, originals):
+    """Everything about one preset, a dict by backend."""
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        scratch = pathlib.Path(scratch)
+        record, outputs = scratch / "record.json", scratch / "outputs.npz"
+        record.write_text(json.dumps(record_of(preset)))
+        checkpoint = scratch / pathlib.PurePosixPath(preset.release["url"]).name
+        theirs = [originals, HERE / "originals.py"]
+        subprocess.run([*theirs, "write", record, checkpoint], check=True)
+        subprocess.run([*theirs, "run", record, checkpoint, outputs, *SIZES], check=True)
+        found = {"checkpoint_mb": checkpoint.stat().st_size / 1e6}
+        for backend in BACKENDS:
+            child = subprocess.run(
+                [sys.executable, __file__, "--one", checkpoint, outputs],
+                env={**os.environ, "KERAS_BACKEND": backend},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            found[backend] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def record_of(preset):
+    return {
+        "format": preset.release["format"],
+        "config": preset.source.split(": ")[1],
+        "backbone": preset.backbone,
+        "num_classes": preset.num_classes,
+        "laterals": preset.laterals,
+        "labels": list(preset.labels),
+        "palette": preset.palette.tolist(),
+    }
+
+
+def one(checkpoint, outputs):
+    """One backend's part, in a process of its own."""
+    import keras
+    import numpy as np
+
+    from keras_encnet import EncNet
+
+    sys.path.insert(0, str(HERE.parent / "tests" / "golden"))
+    from weights import image
+
+    # What a backend does when it is first used is not conversion.
+    keras.layers.Dense(1)(np.zeros((1, 1)))
+    before = peak_mb()
+    start = time.perf_counter()
+    model = EncNet.from_pytorch(checkpoint)
+    found = {"seconds": time.perf_counter() - start, "memory_mb": peak_mb() - before}
+
+    theirs = np.load(outputs)
+    worst = {}
+    images = {size: image(0, *map(int, size.split("x")))[None] for size in SIZES}
+    for size, pixels in images.items():
+        ours = {key: keras.ops.convert_to_numpy(value)[0] for key, value in model.heads(pixels).items()}
+        for key, value in ours.items():
+            expected = theirs[f"{size}/{key}"]
+            error = float(np.abs(value - expected).max() / np.abs(expected).max())
+            worst[key] = max(worst.get(key, 0.0), error)
+    found |= worst
+
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        directory = pathlib.Path(scratch, "preset")
+        model.save_to_preset(directory)
+        found["preset_mb"] = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
+        start = time.perf_counter()
+        again = EncNet.from_preset(directory)
+        found["load_seconds"] = time.perf_counter() - start
+        pairs = zip(model.get_weights(), again.get_weights(), strict=True)
+        found["bitwise"] = all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+        model.save_to_preset(directory, dtype="float16")
+        found["half_mb"] = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
+        pixels = images[SIZES[0]]
+        expected = keras.ops.convert_to_numpy(model(pixels))
+        rounded = keras.ops.convert_to_numpy(EncNet.from_preset(directory)(pixels))
+        found["half"] = float(np.abs(rounded - expected).max() / np.abs(expected).max())
+    print(json.dumps(found))
+
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def table(results):
+    rows = [
+        "| preset | logits | auxiliary | SE | bit for bit | float16 storage | convert | memory | load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in results.items():
+        each = [found[backend] for backend in BACKENDS]
+        worst = [max(result[key] for result in each) for key in ("logits", "aux", "se")]
+        rows.append(
+            f"| {name} | "
+            + " | ".join(f"{value:.1e}" for value in worst)
+            + f" | {'yes' if all(result['bitwise'] for result in each) else 'NO'}"
+            + f" | {max(result['half'] for result in each):.1e}, "
+            + f"{each[0]['half_mb']:.0f} of {each[0]['preset_mb']:.0f} MB"
+            + f" | {_span(each, 'seconds')} s"
+            + f" | {max(r['memory_mb'] for r in each) / found['checkpoint_mb']:.1f} ×"
+            + f" | {_span(each, 'load_seconds')} s |"
+        )
+    return "\n".join(rows)
+
+
+def _span(each, key):
+    values = [result[key] for result in each]
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+if __name__ == "__main__":
+    if "--one" in sys.argv:
+        one(*sys.argv[2:])
+    else:
+        main()
