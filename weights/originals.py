@@ -1,7 +1,7 @@
 """The PyTorch originals of the presets: writes checkpoints in their releases' formats, and runs them.
 
-    <their environment>/bin/python weights/originals.py write  RECORD.json CHECKPOINT
-    <their environment>/bin/python weights/originals.py run    RECORD.json CHECKPOINT OUTPUTS.npz 97x131 …
+    <their environment>/bin/python weights/originals.py write RECORD.json CHECKPOINT
+    <their environment>/bin/python weights/originals.py run RECORD.json CHECKPOINT OUTPUTS.npz 97x131 …
 
 The environment holds `torch`, `mmsegmentation==1.2.2`, `mmcv-lite==2.1.0`, `mmengine`, `ftfy`, `regex`
 and, without its dependencies, `torch-encoding==1.2.1`; neither has to be compiled, for EncNet calls
@@ -9,8 +9,8 @@ none of mmcv's operators, and PyTorch-Encoding's two are replaced by the same fo
 
 RECORD.json is a record of `parity.py` (what to build: `format`, `config` or `backbone`, classes,
 names, colours). `write` fills the network with the weights of `tests/golden/weights.py`. `run` loads a
-checkpoint with PyTorch's own reader and writes, for each size, `SIZE/logits` and `SIZE/aux`
-`(height, width, classes)` and `SIZE/se` `(classes,)` of the image of that size.
+checkpoint with PyTorch's own reader and writes, for each size, `SIZE/image`, and of it `SIZE/logits`
+and `SIZE/aux` `(height, width, classes)` and `SIZE/se` `(classes,)`.
 """
 
 import functools
@@ -53,7 +53,9 @@ def main(command, record, checkpoint, *rest):
     outputs = {}
     for size in sizes:
         height, width = map(int, size.split("x"))
-        for name, value in forward(model, image(0, height, width), mmsegmentation).items():
+        pixels = image(0, height, width)
+        outputs[f"{size}/image"] = pixels
+        for name, value in forward(model, pixels, mmsegmentation).items():
             outputs[f"{size}/{name}"] = value
     np.savez(out, **outputs)
 

@@ -3,11 +3,11 @@
     python weights/parity.py --originals <their environment>/bin/python [--presets NAME …] [--table]
 
 For each: the PyTorch original writes a checkpoint in the release's format under its name
-(`originals.py`), and runs it on images of 97×131 and 130×128; on each backend `EncNet.from_pytorch` reads
-it, and logits, auxiliary and SE logits are compared: the largest difference over the largest
-magnitude. Weights must be the same, bit for bit, after `save_to_preset` and `from_preset`. Time and peak
-memory are those of `from_pytorch` in a process that has imported Keras. `--table` puts the result into
-`weights/README.md`. What was measured stays in `weights/parity.json`, and is not measured again.
+(`originals.py`), and runs it on images of 97×131 and 130×128; on each backend `EncNet.from_pytorch`
+reads it, and logits, auxiliary and SE logits are compared: the largest difference over the largest
+magnitude. Weights must be the same, bit for bit, after `save_to_preset` and `from_preset`. Time and
+peak memory are those of `from_pytorch` in a process that has imported Keras. `--table` puts the result
+into `weights/README.md`. What was measured stays in `weights/parity.json`, and is not measured again.
 """
 
 import argparse
@@ -92,9 +92,6 @@ def one(checkpoint, outputs):
 
     from keras_encnet import EncNet
 
-    sys.path.insert(0, str(HERE.parent / "tests" / "golden"))
-    from weights import image
-
     # What a backend does when it is first used is not conversion.
     keras.layers.Dense(1)(np.zeros((1, 1)))
     before = peak_mb()
@@ -104,7 +101,7 @@ def one(checkpoint, outputs):
 
     theirs = np.load(outputs)
     worst = {}
-    images = {size: image(0, *map(int, size.split("x")))[None] for size in SIZES}
+    images = {size: theirs[f"{size}/image"][None] for size in SIZES}
     for size, pixels in images.items():
         ours = {key: keras.ops.convert_to_numpy(value)[0] for key, value in model.heads(pixels).items()}
         for key, value in ours.items():
@@ -138,7 +135,7 @@ def peak_mb():
 
 def table(results):
     rows = [
-        "| preset | logits | auxiliary | SE | bit for bit | float16 storage | convert | memory | load |",
+        "| preset | logits | auxiliary | SE | bit for bit | float16 | convert | memory | load |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in results.items():

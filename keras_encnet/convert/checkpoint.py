@@ -80,7 +80,8 @@ def read_checkpoint(path):
         reason = str(error)
     except DAMAGE as error:
         # Their text may quote the file at any length.
-        reason = str(damaged(type(error).__name__))
+        kind = f"{type(error).__module__}.{type(error).__name__}"
+        reason = str(damaged(kind.removeprefix("builtins.")))
     raise ValueError(f"{path} {reason}")
 
 

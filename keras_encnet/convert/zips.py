@@ -69,30 +69,27 @@ def _data_start(blob, info):
 
 
 def _unpack(blob, archive, infos):
-    found, unpacked, scratch, names = {}, [], None, set()
+    found, scratch = {}, None
     for info in infos:
         name = info.orig_filename
-        if name in names:
+        if name in found:
             raise Refused(f"is a zip with two members named {shown(name)}.")
-        names.add(name)
         if info.compress_type == zipfile.ZIP_STORED:
             if info.file_size != info.compress_size:
                 raise damaged(f"its member {shown(name)} has two sizes")
             found[name] = blob.part(_data_start(blob, info), info.file_size)
         elif info.compress_type == zipfile.ZIP_DEFLATED:
-            scratch = scratch or tempfile.TemporaryFile(buffering=0)
-            start = scratch.tell()
+            if scratch is None:
+                scratch = tempfile.TemporaryFile(buffering=0)
+                file = File(scratch, blob.file.name)
+            found[name] = Blob(file, scratch.tell(), info.file_size)
             with archive.open(info) as member:
                 shutil.copyfileobj(member, scratch, 2**20)
-            if scratch.tell() - start != info.file_size:
+            if scratch.tell() != found[name].start + info.file_size:
                 raise damaged(f"its member {shown(name)} is shorter than the zip says")
-            unpacked.append((name, start, info.file_size))
         else:
             raise Refused(
                 f"is a zip with a compression of its own (method {info.compress_type}). Unpack it and "
                 "give what is inside."
             )
-    if scratch:
-        file = File(scratch, blob.file.name)
-        found.update((name, Blob(file, start, size)) for name, start, size in unpacked)
     return found

@@ -60,15 +60,8 @@ def push_to_hub(
     EncNet.from_preset("hf://ada/streets")
     ```
     """
-    import huggingface_hub
-    from huggingface_hub import CommitOperationAdd, constants
-
     name = _repo_name(repo)
-    if token is None and huggingface_hub.get_token() is None:
-        raise PermissionError(
-            f"Publishing {name} takes an access token that may write, and there is none: {LOG_IN}. "
-            f"Tokens are made at {constants.ENDPOINT}/settings/tokens."
-        )
+    _check_token(name, token)
     shown = None
     if picture is not None:
         picture = pathlib.Path(picture)
@@ -84,21 +77,45 @@ def push_to_hub(
         content = {"README.md": card.encode(), **{file: directory / file for file in FILES}}
         if picture is not None:
             content[shown] = picture
-        with _explained("publish", name, revision):
-            api = huggingface_hub.HfApi(token=token, **_library())
-            api.create_repo(name, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(name, branch=revision, exist_ok=True)
-            # Not `upload_folder`, which may split an upload into several commits.
-            commit = api.create_commit(
-                name,
-                operations=[
-                    CommitOperationAdd(path_in_repo=path, path_or_fileobj=source)
-                    for path, source in content.items()
-                ],
-                commit_message=commit_message or "EncNet, by keras-encnet",
-                revision=revision,
-            )
+        return publish(
+            content,
+            name,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+        )
+
+
+def publish(content, repo, *, private=None, token=None, revision=None, commit_message=None):
+    """Publishes files on the Hugging Face Hub in one commit.
+
+    Args:
+        content: maps each name in the repository to a path on this machine, or to `bytes`.
+        repo, private, token, revision, commit_message: as in `push_to_hub`, which says what it raises.
+
+    Returns:
+        The address of the commit.
+    """
+    import huggingface_hub
+
+    name = _repo_name(repo)
+    _check_token(name, token)
+    with _explained("publish", name, revision):
+        api = huggingface_hub.HfApi(token=token, **_library())
+        api.create_repo(name, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        # Not `upload_folder`, which may split an upload into several commits.
+        commit = api.create_commit(
+            name,
+            operations=[
+                huggingface_hub.CommitOperationAdd(path_in_repo=path, path_or_fileobj=source)
+                for path, source in content.items()
+            ],
+            commit_message=commit_message or "EncNet, by keras-encnet",
+            revision=revision,
+        )
     return str(commit.commit_url)
 
 
@@ -193,6 +210,17 @@ def download_from_kaggle(handle):
             "a private model log in first, with `kagglehub.login()`."
         ) from error
     return _checked_preset(directory, handle)
+
+
+def _check_token(name, token):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if token is None and huggingface_hub.get_token() is None:
+        raise PermissionError(
+            f"Publishing {name} takes an access token that may write, and there is none: {LOG_IN}. "
+            f"Tokens are made at {constants.ENDPOINT}/settings/tokens."
+        )
 
 
 def _repo_name(handle):

@@ -3,8 +3,8 @@
     <oracle environment>/bin/python tests/convert/make_sigmoid.py --oracles <path to oracles.py>
 
 A ResNet-18 with `num_classes=2, out_channels=1` and the weights of `tests/golden/weights.py`:
-`shapes`, JSON of its state dict's, and for two images, with a threshold of its own each, `<seed>/label_map`,
-by mmsegmentation's own rule, and `<seed>/presence`, its SE head's probabilities.
+`shapes`, JSON of its state dict's, and for two images, with a threshold of its own each,
+`<seed>/label_map`, by mmsegmentation's own rule, and `<seed>/presence`, its SE head's probabilities.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "golden"))
-from weights import image, state_dict
+from weights import image, state_dict  # noqa: E402
 
 MEAN, STD = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from convert.files import shapes_of, tiny, tiny_state, write_safetensors
+from golden.files import shapes_of, tiny, tiny_state, write_safetensors
 from golden.weights import image, noise, state_dict
 from keras_encnet import EncNet, cli
 from keras_encnet.convert.architecture import backbone_arguments, encnet_arguments
@@ -119,15 +119,10 @@ def test_one_output_with_a_sigmoid_gives_the_same_label_map(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_dtypes_are_taken_by_value(dtype, tmp_path):
-    from convert import files
-
-    state = {
-        key: np.asarray(value, dtype) for key, value in tiny_state("mmsegmentation-r18v1c").items()
-    }
-    files.NAMES.setdefault("float64", "F64")
-    model = EncNet.from_pytorch(
-        write_safetensors(tmp_path / "m.safetensors", state), align_corners=False
-    )
+    state = tiny_state("mmsegmentation-r18v1c")
+    state = {key: value.astype(dtype) for key, value in state.items()}
+    path = write_safetensors(tmp_path / "m.safetensors", state)
+    model = EncNet.from_pytorch(path, align_corners=False)
     kernel = keras.ops.convert_to_numpy(model.get_layer("pixel_logits").kernel)
     expected = state["decode_head.conv_seg.weight"].astype("float32").transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
@@ -181,7 +176,9 @@ model = dict(
     backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 2, 1)),
     decode_head=dict(type='EncHead', align_corners=True, dropout_ratio=0.2, ignore_index=254),
     test_cfg=dict(mode='slide', crop_size=(769, 700), stride=(513, 500)))
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(2049, 1025), keep_ratio=True)]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2049, 1025), keep_ratio=True)]
 """
 
 

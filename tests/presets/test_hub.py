@@ -14,8 +14,7 @@ import types
 import huggingface_hub
 import numpy as np
 import pytest
-from hub_server import Commit, File, Hub, Repo
-from huggingface_hub import constants
+from hub_server import Commit, File, Repo
 
 from golden.weights import image
 from keras_encnet import EncNet
@@ -31,37 +30,6 @@ ONE = image(0, 40, 56)[None]
 @pytest.fixture(scope="module")
 def model():
     return EncNet.from_preset(SAVED)
-
-
-@pytest.fixture
-def client(monkeypatch, tmp_path):
-    """Sets what the client reads from its environment, which it does when it is imported."""
-
-    def client(**values):
-        for name, value in values.items():
-            monkeypatch.setattr(constants, name, value)
-
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    client(
-        HF_HUB_CACHE=str(tmp_path / "cache"),
-        HF_TOKEN_PATH=str(tmp_path / "token"),
-        HF_HUB_DISABLE_XET=True,
-        HF_HUB_OFFLINE=False,
-    )
-    # Between the client's attempts.
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    return client
-
-
-@pytest.fixture
-def hub(client):
-    with Hub(tokens={"hf_ada": "ada", "hf_bob": "bob"}) as hub:
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        client(ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=template)
-        yield hub
-    assert not hub.leaked, "The storage host was sent an access token."
 
 
 def published(hub, name="ada/streets", files=FILES, **extra):

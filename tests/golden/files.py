@@ -5,8 +5,8 @@ import pathlib
 
 from golden.weights import state_dict
 
-NAMES = {"float16": "F16", "float32": "F32", "int64": "I64"}
-SHAPES = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "shapes.json").read_text())
+NAMES = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64"}
+SHAPES = json.loads(pathlib.Path(__file__).with_name("shapes.json").read_text())
 
 
 def shapes_of(architecture, num_classes=3):

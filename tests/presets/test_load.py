@@ -1,0 +1,222 @@
+"""From a name to a model: releases, backbones and what is published, from servers on this machine."""
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import importlib
+import threading
+
+import numpy as np
+import pytest
+
+from golden.files import shapes_of, tiny, tiny_state, write_safetensors
+from golden.weights import image, state_dict
+from keras_encnet import EncNet
+from keras_encnet.presets import backbones, load, table
+from keras_encnet.presets.hub import publish
+
+ONE = image(0, 40, 56)[None]
+TINY = {"width": 0.125, "num_codes": 4, "head_channels": 64}
+download = importlib.import_module("keras_encnet.presets.download")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_ENCNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves `directory`; `asked` are the requests."""
+    (tmp_path / "www").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            server.asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=tmp_path / "www")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked, server.directory = [], tmp_path / "www"
+        server.url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def serve(server, monkeypatch, name, state):
+    """Serves a release of `name` under its real file name, and lets the table point there."""
+    preset = table.find(name)
+    file = preset.release["url"].rsplit("/", 1)[1]
+    path = write_safetensors(server.directory / file, state)
+    release = {"url": server.url + file, "format": preset.release["format"]}
+    release["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    moved = dataclasses.replace(preset, release=release)
+    monkeypatch.setattr(load, "find", lambda given: moved if table.find(given) == preset else None)
+    return path
+
+
+def ade20k():
+    shapes = tiny(shapes_of("mmsegmentation-r18v1c", 150), 150)
+    return state_dict(shapes)
+
+
+@pytest.mark.parametrize("name", ["ade20k_r50", "ADE20K-R50", "ade20k_r50_512x512_160k"])
+def test_a_release_loads_by_name_and_then_from_the_cache(name, cache, server, monkeypatch):
+    state = ade20k()
+    path = serve(server, monkeypatch, "ade20k_r50", state)
+    model = EncNet.from_preset(name)
+    assert model.labels[:2] == ("wall", "building") and model.evaluation == {"resize": [2048, 512]}
+    kernel = np.asarray(model.get_layer("pixel_logits").get_weights()[0])
+    np.testing.assert_array_equal(kernel[0, 0].T, state["decode_head.conv_seg.weight"][:, :, 0, 0])
+    assert [one.name for one in (cache / "models").glob("[!.]*")] == [
+        f"ade20k_r50_512x512_160k-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    ]
+    assert not list((cache / "downloads").glob("*.pth"))
+
+    asked = list(server.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    again = EncNet.from_preset(name)
+    assert server.asked == asked and len(asked) == 1
+    np.testing.assert_array_equal(again.predict(ONE, verbose=0), model.predict(ONE, verbose=0))
+
+
+def test_a_release_for_another_task(cache, server, monkeypatch):
+    serve(server, monkeypatch, "ade20k_r50", ade20k())
+    model = EncNet.from_preset("ade20k_r50", num_classes=3, labels=["sky", "road", "car"])
+    assert model.labels == ("sky", "road", "car") and model.predict(ONE, verbose=0).shape[-1] == 3
+
+
+def test_a_damaged_release_is_refused_and_leaves_nothing(cache, server, monkeypatch):
+    path = serve(server, monkeypatch, "ade20k_r50", ade20k())
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged, or not the file that was published.*SHA-256"):
+        EncNet.from_preset("ade20k_r50")
+    assert not [one for one in cache.rglob("*") if one.is_file() and one.suffix != ".lock"]
+
+
+def test_a_release_that_cannot_be_converted_leaves_no_preset(cache, server, monkeypatch):
+    state = ade20k()
+    del state["decode_head.conv_seg.bias"]
+    serve(server, monkeypatch, "ade20k_r50", state)
+    with pytest.raises(ValueError, match="Missing: decode_head.conv_seg.bias"):
+        EncNet.from_preset("ade20k_r50")
+    assert not list((cache / "models").glob("[!.]*"))
+
+
+def test_offline_and_not_in_the_cache(cache, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
+        EncNet.from_preset("ade20k_r101")
+
+
+def test_a_release_has_no_revisions(cache):
+    with pytest.raises(ValueError, match="`revision` is 'main', but ade20k_r101 has no revisions"):
+        EncNet.from_preset("ade20k_r101", revision="main")
+
+
+def test_what_is_published_comes_from_the_hub(cache, hub, tmp_path, monkeypatch):
+    model = EncNet("resnet18", 3, **TINY)
+    model.save_to_preset(tmp_path / "mine")
+    files = {path.name: path for path in (tmp_path / "mine").iterdir()}
+    commit = publish(files, "ada/encnet_ade20k_r50", token="hf_ada").rsplit("/", 1)[1]
+    weights = hashlib.sha256(files["model.weights.h5"].read_bytes()).hexdigest()
+    pinned = {"repo": "ada/encnet_ade20k_r50", "revision": commit, "sha256": weights}
+    preset = table.find("ade20k_r50")
+
+    monkeypatch.setattr(load, "find", lambda name: dataclasses.replace(preset, hub=pinned))
+    again = EncNet.from_preset("ade20k_r50")
+    for old, new in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    # Another commit than the table's has other weights.
+    EncNet.from_preset("ade20k_r50", revision="main")
+    pinned["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="SHA-256"):
+        EncNet.from_preset("ade20k_r50")
+
+
+# === Backbones ===
+
+
+def backbone_state():
+    state = tiny_state("mmsegmentation-r18v1c")
+    own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    return own | {"fc.weight": np.zeros((10, 64), "float32"), "fc.bias": np.zeros(10, "float32")}
+
+
+@pytest.mark.parametrize("source", ["imagenet", "resnet18_v1c_imagenet"])
+def test_training_starts_from_imagenet(source, cache, server, monkeypatch):
+    record = table.find_backbone("resnet18_v1c_imagenet")
+    file = record.release["url"].rsplit("/", 1)[1]
+    path = write_safetensors(server.directory / file, backbone_state())
+    release = {"url": server.url + file, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    moved = dataclasses.replace(record, release=release)
+    for function in ("imagenet_backbone", "find_backbone"):
+        monkeypatch.setattr(backbones, function, lambda name: moved)
+    model = EncNet("resnet18", 4, backbone_weights=source, **TINY)
+    kernel = np.asarray(model.backbone.get_layer("stem_conv1").get_weights()[0])
+    expected = backbone_state()["stem.0.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
+    EncNet("resnet18", 4, backbone_weights=source, **TINY)
+    assert len(server.asked) == 1
+    with pytest.raises(ValueError, match="weights of 'resnet18'; the backbone is 'resnet34'"):
+        EncNet("resnet34", 4, backbone_weights=source, **TINY)
+
+
+def test_timm_s_weights_come_from_the_hub(cache, hub, tmp_path, monkeypatch):
+    # timm names its layers as PyTorch-Encoding does.
+    state = tiny_state("pytorch-encoding-r50s")
+    own = {k.removeprefix("pretrained."): v for k, v in state.items() if k.startswith("pretrained.")}
+    path = write_safetensors(tmp_path / "model.safetensors", own)
+    publish({"model.safetensors": path}, "ada/resnet50s", token="hf_ada")
+    record = table.find_backbone("resnet50s.gluon_in1k")
+    assert record.hub == {"repo": "timm/resnet50s.gluon_in1k", "file": "model.safetensors"}
+    moved = dataclasses.replace(record, hub={**record.hub, "repo": "ada/resnet50s"})
+    monkeypatch.setattr(backbones, "find_backbone", lambda name: moved)
+    model = EncNet("resnet50s", 4, backbone_weights="resnet50s.gluon_in1k", **TINY)
+    kernel = np.asarray(model.backbone.get_layer("stem_conv3").get_weights()[0])
+    np.testing.assert_array_equal(kernel, own["conv1.6.weight"].transpose(2, 3, 1, 0))
+
+
+def test_unknown_weights_are_named():
+    with pytest.raises(ValueError, match="no ImageNet weights for the backbone 'resnet34'"):
+        EncNet("resnet34", 4, backbone_weights="imagenet", **TINY)
+    with pytest.raises(ValueError, match="'nowhere.pth': no file, no directory, and no published"):
+        EncNet("resnet34", 4, backbone_weights="nowhere.pth", **TINY)
+
+
+# === Half precision ===
+
+
+def test_kernels_stored_in_half_precision(tmp_path):
+    model = EncNet("resnet18", 3, **TINY)
+    model.save_to_preset(tmp_path / "whole")
+    model.save_to_preset(tmp_path / "half", dtype="float16")
+    sizes = [(tmp_path / d / "model.weights.h5").stat().st_size for d in ("whole", "half")]
+    assert sizes[1] < 0.75 * sizes[0]
+    again = EncNet.from_preset(tmp_path / "half")
+    for old, new in zip(model.get_weights(), again.get_weights(), strict=True):
+        expected = old.astype("float16").astype("float32") if old.ndim > 1 else old
+        assert new.dtype == "float32"
+        np.testing.assert_array_equal(new, expected)
+    with pytest.raises(ValueError, match="`dtype` is 'int8'"):
+        model.save_to_preset(tmp_path / "half", dtype="int8")
+
+    gate = model.get_layer("gate")
+    gate.kernel.assign(np.full(gate.kernel.shape, 1e5, "float32"))
+    with pytest.raises(ValueError, match="over 65504"):
+        model.save_to_preset(tmp_path / "half", dtype="float16")
+    assert EncNet.from_preset(tmp_path / "half") and len(list(tmp_path.iterdir())) == 2
+
+
+def test_from_preset_says_what_took_how_long(tmp_path, capsys):
+    EncNet("resnet18", 3, **TINY).save_to_preset(tmp_path / "mine")
+    EncNet.from_preset(tmp_path / "mine", verbose=True)
+    told = capsys.readouterr().err
+    assert "s  found" in told and "s  built the network" in told and "s  read the weights" in told

@@ -1,0 +1,91 @@
+"""The scripts in `weights/` that convert the releases and publish them."""
+
+import hashlib
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from golden.files import shapes_of, tiny, write_safetensors
+from golden.weights import state_dict
+from keras_encnet import EncNet
+from keras_encnet.presets import table
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "weights"
+NAME = "ade20k_r50_512x512_160k"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("convert"), importlib.import_module("publish")
+
+
+@pytest.fixture
+def released(scripts, tmp_path, monkeypatch):
+    """Lets the script find a tiny network where it downloads the release."""
+    convert, _ = scripts
+
+    def release(architecture="mmsegmentation-r50v1c"):
+        state = state_dict(tiny(shapes_of(architecture, 150), 150))
+        file = table.find(NAME).release["url"].rsplit("/", 1)[1]
+        path = write_safetensors(tmp_path / file, state)
+        monkeypatch.setattr(convert, "download_release", lambda release: path)
+        return path
+
+    return release
+
+
+def test_convert_then_publish(scripts, released, hub, client, tmp_path, monkeypatch, capsys):
+    convert, publish = scripts
+    path, out = released(), tmp_path / "out"
+    convert.main(["ade20k_r50", "--out", str(out)])
+    manifest = json.loads((out / "manifest.json").read_text())
+    entry, weights = manifest[NAME], (out / NAME / "model.weights.h5").read_bytes()
+    assert list(manifest) == [NAME] and entry["differences"] is None
+    assert entry["release_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert entry["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert entry["weights_bytes"] == len(weights)
+
+    # What is in the manifest is not done again.
+    monkeypatch.setattr(convert, "download_release", lambda release: pytest.fail("downloaded again"))
+    convert.main([NAME, "--out", str(out)])
+
+    capsys.readouterr()
+    publish.main(["ada", "--dry-run", "--out", str(out)])
+    told = capsys.readouterr().out
+    assert f"ada/encnet_{NAME} would get" in told and f"{len(weights):,} bytes" in told
+    assert not hub.repos
+    card = (out / "cards" / f"{NAME}.md").read_text()
+    for part in ("40.1", "41.71", "`0` wall", "![", "license: apache-2.0", "Zhang_2018_CVPR", "ADE20K"):
+        assert part in card, part
+
+    monkeypatch.setenv("HF_TOKEN", "hf_ada")
+    publish.main(["ada", "--out", str(out)])
+    line = capsys.readouterr().out.partition('"hub": ')[2]
+    pinned = json.loads(line)
+    repo = hub.repos[f"ada/encnet_{NAME}"]
+    assert pinned["repo"] == f"ada/encnet_{NAME}" and pinned["sha256"] == entry["weights_sha256"]
+    assert pinned["revision"] == repo.branches["main"]
+    client(HF_HUB_CACHE=str(tmp_path / "another"))
+    again = EncNet.from_preset(f"hf://ada/encnet_{NAME}", revision=pinned["revision"])
+    assert again.labels[0] == "wall"
+
+
+def test_a_release_of_another_architecture_is_refused(scripts, released, tmp_path):
+    released("mmsegmentation-r18v1c")
+    with pytest.raises(ValueError, match="backbone_name 'resnet18', the table 'resnet50'"):
+        scripts[0].main([NAME, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_weights_that_changed_are_not_published(scripts, released, hub, tmp_path):
+    convert, publish = scripts
+    released()
+    convert.main([NAME, "--out", str(tmp_path / "out")])
+    with open(tmp_path / "out" / NAME / "model.weights.h5", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="has changed since it was checked"):
+        publish.main(["ada", NAME, "--out", str(tmp_path / "out")])
+    assert not hub.repos

@@ -1,0 +1,112 @@
+"""Converts the releases into `weights/out/`, checks each, and writes a manifest.
+
+    python weights/convert.py [NAME …] [--originals <their environment>/bin/python] [--dtype float16]
+
+A name is one of `keras-encnet presets`; without any, all sixteen. A release is downloaded into the
+cache, its checksum compared with the table's, and the preset written to `weights/out/NAME`. With
+`--originals` (see `originals.py`) the original runs the same file, and logits, auxiliary and SE logits
+must agree to 1e-4 of their largest magnitude on a fixed image. `weights/out/manifest.json` says of each
+preset where it comes from, both checksums, sizes and differences; what is in it already is not done
+again.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import keras
+import numpy as np
+from parity import record_of
+
+from keras_encnet import EncNet, list_presets
+from keras_encnet.presets import save_preset
+from keras_encnet.presets.download import download_release
+from keras_encnet.presets.hub import WEIGHTS
+from keras_encnet.presets.table import find, suggestion
+
+HERE = pathlib.Path(__file__).resolve().parent
+SIZE = (130, 128)
+TOLERANCE = 1e-4
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--originals", help="Python of the environment that originals.py needs")
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="of the stored kernels")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "out")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if find(name) is None:
+            parser.error(f"there is no preset {name!r}.{suggestion(name)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {}
+    for preset in map(find, options.names) if options.names else list_presets():
+        if preset.name not in manifest:
+            manifest[preset.name] = convert(preset, options)
+            beside = path.with_suffix(".unfinished")
+            beside.write_text(json.dumps(manifest, indent=1) + "\n")
+            os.replace(beside, path)
+        print(preset.name, json.dumps(manifest[preset.name]), flush=True)
+
+
+def convert(preset, options):
+    """Converts one release; returns its entry in the manifest."""
+    checkpoint = download_release(preset.release)
+    model = EncNet.from_pytorch(checkpoint)
+    expected = {"num_classes": preset.num_classes, "laterals": preset.laterals}
+    expected |= {"backbone_name": preset.backbone, "align_corners": preset.align_corners}
+    for name, value in expected.items():
+        if getattr(model, name) != value:
+            raise ValueError(
+                f"{preset.name}: the file has {name} {getattr(model, name)!r}, the table {value!r}."
+            )
+    differences = options.originals and compare(model, preset, checkpoint, options.originals)
+    directory = options.out / preset.name
+    save_preset(model, directory, options.dtype)
+    return {
+        "release": preset.release["url"],
+        "release_sha256": sha256(checkpoint),
+        "release_bytes": checkpoint.stat().st_size,
+        "weights_sha256": sha256(directory / WEIGHTS),
+        "weights_bytes": (directory / WEIGHTS).stat().st_size,
+        "dtype": options.dtype or "float32",
+        "parameters": model.count_params(),
+        "differences": differences,
+    }
+
+
+def compare(model, preset, checkpoint, originals):
+    """Largest difference from the original over the largest magnitude, by head."""
+    size = "x".join(map(str, SIZE))
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        record, outputs = pathlib.Path(scratch, "record.json"), pathlib.Path(scratch, "outputs.npz")
+        record.write_text(json.dumps(record_of(preset)))
+        subprocess.run(
+            [originals, HERE / "originals.py", "run", record, checkpoint, outputs, size], check=True
+        )
+        with np.load(outputs) as theirs:
+            expected = {key: theirs[f"{size}/{key}"] for key in ("logits", "aux", "se")}
+            pixels = theirs[f"{size}/image"]
+    ours = model.heads(pixels[None])
+    differences = {}
+    for key, value in expected.items():
+        error = np.abs(keras.ops.convert_to_numpy(ours[key])[0] - value).max() / np.abs(value).max()
+        differences[key] = float(error)
+    if max(differences.values()) > TOLERANCE:
+        raise ValueError(f"{preset.name} does not agree with the original: {differences}")
+    return differences
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Publishes what `convert.py` made on the Hugging Face Hub, a model card with each.
+
+    python weights/publish.py NAMESPACE [NAME …] [--photo street.jpg] [--dry-run]
+
+A preset goes to `NAMESPACE/encnet_NAME`: its files as they are in `weights/out/`, whose checksum is
+compared with the manifest's, a card, and the picture of what the model sees in `--photo` (default: a
+street scene that the package draws). `--dry-run` shows what would go, and writes the cards into
+`weights/out/cards/`. At the end come the lines that make `from_preset` take the models from there: the
+`hub` of each in `keras_encnet/presets/models.json`.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+
+from convert import HERE, sha256
+
+from keras_encnet import EncNet
+from keras_encnet.data.scenes import scenes
+from keras_encnet.presets.card import model_card
+from keras_encnet.presets.directory import FILES
+from keras_encnet.presets.hub import WEIGHTS, publish
+from keras_encnet.presets.table import find
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("namespace", help="user or organization")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all in the manifest")
+    parser.add_argument("--photo", help="image for the picture")
+    parser.add_argument("--dry-run", action="store_true", help="show what would go")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "out")
+    options = parser.parse_args(argv)
+    manifest = json.loads((options.out / "manifest.json").read_text())
+    for name in options.names or manifest:
+        preset = find(name)
+        if preset is None or preset.name not in manifest:
+            parser.error(f"{name!r} is not in {options.out / 'manifest.json'}: convert it first")
+        publish_one(preset, manifest[preset.name], options)
+
+
+def publish_one(preset, entry, options):
+    directory, repo = options.out / preset.name, f"{options.namespace}/encnet_{preset.name}"
+    found = sha256(directory / WEIGHTS)
+    if found != entry["weights_sha256"]:
+        raise ValueError(f"{directory / WEIGHTS} has changed since it was checked: convert it again.")
+    model = EncNet.from_preset(directory)
+    photo = options.photo or scenes(1, size=(384, 512))[0][0]
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        picture = pathlib.Path(scratch, "example.png")
+        model.segment(photo).overlay().save(picture)
+        content = {file: directory / file for file in FILES}
+        content |= {"README.md": card(preset, entry, model, repo).encode(), picture.name: picture}
+        if options.dry_run:
+            cards = options.out / "cards"
+            cards.mkdir(exist_ok=True)
+            (cards / f"{preset.name}.md").write_bytes(content["README.md"])
+            picture.replace(cards / f"{preset.name}.png")
+            print(f"{repo} would get")
+            for file, source in content.items():
+                at = cards / f"{preset.name}{pathlib.Path(file).suffix}"
+                size = (source if file in FILES else at).stat().st_size
+                print(f"  {file:20} {size:12,} bytes")
+            return
+        commit = publish(content, repo, commit_message=f"{preset.name}, by keras-encnet")
+    hub = {"repo": repo, "revision": commit.rsplit("/", 1)[-1], "sha256": found}
+    print(f'{preset.name}: "hub": {json.dumps(hub)}', flush=True)
+
+
+def card(preset, entry, model, repo):
+    published = {
+        "mIoU, one scale (%)": preset.miou,
+        "mIoU, several scales and flip (%)": preset.miou_ms_flip,
+        "pixel accuracy, several scales and flip (%)": preset.pixel_accuracy,
+    }
+    differences = entry["differences"] or {}
+    measured = {
+        f"largest difference from the original, {k}": f"{v:.1e}" for k, v in differences.items()
+    }
+    return model_card(
+        model,
+        repo,
+        title=f"EncNet, {preset.backbone}, {preset.dataset}",
+        picture="example.png",
+        published={what: value for what, value in published.items() if value is not None},
+        measured=measured,
+        licence=preset.licence.lower(),
+        source=f"The weights are those of [{preset.source}]({preset.release['url']}), converted.",
+        terms=preset.terms,
+    )
+
+
+if __name__ == "__main__":
+    main()
