@@ -133,8 +133,6 @@ def test_views_written_by_hand(tmp_path):
         repeated=make.tensor("0", 6, (2, 3), (0, 2), offset=1),
         part=make.tensor("0", 6, (2,), (1,), offset=1, view=("1", 3, 3)),
     )
-    plain = make.mapping(a=make.tensor("0", 6, (6,), (1,), view=None))
-    (tmp_path / "plain").write_bytes(make.legacy(plain, [("0", 6, data)]))
     (tmp_path / "views").write_bytes(make.legacy(body, [("0", 6, data)]))
     state = read_checkpoint(tmp_path / "views").state
     assert {key: tensor.numpy().tolist() for key, tensor in state.items()} == {
@@ -203,7 +201,7 @@ WRAPPED = {
     "state_dict": make.mapping(state_dict=BODY, epoch=make.value(3)),
     "model": make.mapping(optimizer=make.mapping(x=BODY), model=BODY, ema_state_dict=BODY),
     "model.state_dict": make.mapping(model=make.mapping(state_dict=BODY, meta=b"}")),
-    "with a counter": BODY + value if (value := make.mapping(step=make.value(9))[1:]) else None,
+    "with a counter": BODY + make.mapping(step=make.value(9))[1:],
     "Python 2": make.call(
         make.name("collections", "OrderedDict"),
         b"]((" + make.value("w") + make.tensor("7", 3, (3,), (1,)) + b"l("
@@ -334,11 +332,10 @@ def test_pytorchs_newer_types(tmp_path):
     types = torch.uint16, torch.uint32, torch.uint64, torch.complex64
     state = {str(dtype): torch.arange(6).to(dtype).reshape(2, 3).T[1:] for dtype in types}
     state["eight"] = torch.ones(2).to(torch.float8_e5m2)
-    eight = {"eight": state["eight"]}
     loaded = save_and_load(tmp_path / "x.pth", state)
-    loaded.pop("eight")
+    assert str(loaded.pop("eight").dtype) == "torch.float8_e5m2"
     read = read_checkpoint(tmp_path / "x.pth").state
-    assert read["eight"].dtype == str(eight["eight"].dtype).removeprefix("torch.")
+    assert read["eight"].dtype == "float8_e5m2"
     with pytest.raises(ValueError, match="float8_e5m2, which NumPy lacks"):
         read.pop("eight").numpy()
     assert_same(read, arrays(loaded))
