@@ -194,8 +194,9 @@ def _keep_compiled_graphs():
         import jax
 
         if jax.config.jax_compilation_cache_dir is None:
-            cache = pathlib.Path.home() / ".cache" / "keras_encnet" / "jax"
-            jax.config.update("jax_compilation_cache_dir", str(cache))
+            from keras_encnet.presets.cache import cache_directory
+
+            jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
 
 
 def _parser():

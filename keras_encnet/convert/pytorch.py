@@ -16,6 +16,7 @@ from keras_encnet.convert.checkpoint import read_checkpoint
 from keras_encnet.convert.names import BACKBONE
 from keras_encnet.convert.settings import model_settings
 from keras_encnet.convert.state import load_backbone_state, load_state
+from keras_encnet.layers.conv_norm import kernels_not_drawn
 from keras_encnet.models.resnet import backbone_by_name
 from keras_encnet.presets.table import architecture, list_presets
 
@@ -68,7 +69,8 @@ def encnet_from_pytorch(
         stem = next(key for key in state if _is_stem(key, BACKBONE[code_base]))
         state[stem] = np.asarray(state[stem])[:, ::-1]
 
-    model = cls(**arguments, **settings)
+    with kernels_not_drawn():
+        model = cls(**arguments, **settings)
     try:
         load_state(model, state, code_base)
     except ValueError as error:
@@ -91,7 +93,8 @@ def backbone_from_pytorch(path):
     state, code_base = _backbone_state(path)
     try:
         name, width = backbone_arguments(state_shapes(state), code_base, prefix="")
-        backbone = backbone_by_name(name, width=width)
+        with kernels_not_drawn():
+            backbone = backbone_by_name(name, width=width)
         load_backbone_state(backbone, state, code_base)
     except ValueError as error:
         raise ValueError(f"{path} cannot be converted. {error}") from error

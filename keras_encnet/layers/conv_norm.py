@@ -1,5 +1,20 @@
+import contextlib
+import contextvars
+
 import keras
 from keras import ops
+
+_drawn = contextvars.ContextVar("drawn", default=True)
+
+
+@contextlib.contextmanager
+def kernels_not_drawn():
+    """Kernels made inside are zeros. Drawing them is most of the time that it takes to load a model."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
@@ -84,7 +99,7 @@ class ConvNorm(keras.layers.Layer):
         kernel = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
         # He et al.'s for ReLU, by fan-out, as both PyTorch code bases draw it.
         fan_out = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-        self.kernel = weight("kernel", kernel, fan_out)
+        self.kernel = weight("kernel", kernel, fan_out if _drawn.get() else "zeros")
         self.gamma = weight("gamma", vector, self.gamma_initializer)
         self.beta = weight("beta", vector, "zeros")
         self.moving_mean = weight("moving_mean", vector, "zeros", trainable=False)

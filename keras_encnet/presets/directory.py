@@ -6,6 +6,8 @@ import tempfile
 
 import numpy as np
 
+from keras_encnet.layers.conv_norm import kernels_not_drawn
+
 FILES = ("config.json", "metadata.json", "model.weights.h5")
 
 
@@ -49,7 +51,8 @@ def write_preset(model, directory, dtype=None):
     if dtype not in (None, "float32", "float16"):
         raise ValueError(f"`dtype` is {dtype!r}; weights are stored as 'float32' or 'float16'.")
     # A copy that was never compiled has no optimizer to be stored.
-    bare = type(model).from_config(model.get_config())
+    with kernels_not_drawn():
+        bare = type(model).from_config(model.get_config())
     bare.set_weights(model.get_weights())
     # Keras wants to make the directory itself.
     made = directory / "made"

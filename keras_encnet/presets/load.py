@@ -1,5 +1,6 @@
 """From a name to a model: which directory it means, and what is read from it."""
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -8,9 +9,10 @@ import time
 import keras
 
 from keras_encnet.convert.pytorch import encnet_from_pytorch
+from keras_encnet.layers.conv_norm import kernels_not_drawn
 from keras_encnet.presets.directory import FILES, recover
 from keras_encnet.presets.hub import HUB, KAGGLE, WEIGHTS, download_from_hub, download_from_kaggle
-from keras_encnet.presets.release import converted
+from keras_encnet.presets.release import converted, is_converted
 from keras_encnet.presets.table import find, suggestion
 
 
@@ -29,13 +31,16 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
         # The old names and colours are of other classes.
         wanted.update(num_classes=num_classes, labels=labels and list(labels), palette=None)
 
-    model = cls.from_config(wanted)
+    # The classifiers, which may stay new, have no such kernels.
+    with kernels_not_drawn() if load_weights else contextlib.nullcontext():
+        model = cls.from_config(wanted)
     watch.lap("built the network")
     if load_weights:
         if num_classes is None:
             _read_weights(model, directory)
         else:
-            source = cls.from_config(stored)
+            with kernels_not_drawn():
+                source = cls.from_config(stored)
             _read_weights(source, directory)
             copy_all_but_classifiers(source, model)
         watch.lap("read the weights")
@@ -72,7 +77,7 @@ def preset_directory(cls, name, revision=None):
             f"Unknown preset {str(name)!r}: neither a directory nor a published model."
             f"{suggestion(str(name))} `keras_encnet.list_presets()` shows them all."
         )
-    if preset.hub:
+    if preset.hub and (revision or not is_converted("models", preset.name, preset.release)):
         version = revision or preset.hub["revision"]
         checksum = preset.hub["sha256"] if version == preset.hub["revision"] else None
         return download_from_hub(HUB + preset.hub["repo"], version, sha256=checksum)

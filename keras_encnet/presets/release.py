@@ -1,6 +1,6 @@
 """What the originals released, as presets in the cache."""
 
-from keras_encnet.presets.cache import cached
+from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
 from keras_encnet.presets.download import download_release, release_path
 
@@ -14,13 +14,22 @@ def converted(kind, name, release, convert):
         release: the `release` of a `Preset` or a `Backbone`.
         convert: a function of the checkpoint's path that returns the model.
     """
-    # With a part of its checksum: another release must not meet an old conversion.
-    checksum = release.get("sha256") or release["sha1"]
 
     def make(directory):
         write_preset(convert(download_release(release)), directory)
 
-    directory = cached(f"{kind}/{name}-{checksum[:8]}", make)
+    directory = cached(_place(kind, name, release), make)
     # Only now, so that a kill before costs no second download.
     release_path(release).unlink(missing_ok=True)
     return directory
+
+
+def is_converted(kind, name, release):
+    """Whether that directory is there already."""
+    return (cache_directory() / _place(kind, name, release)).is_dir()
+
+
+def _place(kind, name, release):
+    # With a part of its checksum: another release must not meet an old conversion.
+    checksum = release.get("sha256") or release["sha1"]
+    return f"{kind}/{name}-{checksum[:8]}"

@@ -60,3 +60,16 @@ def test_statistics_are_float32_in_half_precision(policy):
     seen = numpy(keras.ops.cast(keras.ops.cast(x, layer.compute_dtype), "float32"))
     np.testing.assert_allclose(numpy(layer.moving_mean), 0.1 * seen.mean(), rtol=1e-5)
     np.testing.assert_allclose(numpy(layer.moving_variance), 0.9 + 0.1 * seen.var(ddof=1), rtol=1e-3)
+
+
+def test_kernels_are_drawn_but_where_they_are_about_to_be_loaded():
+    from keras_encnet.layers.conv_norm import kernels_not_drawn
+
+    def kernel():
+        layer = ConvNorm(4, 3)
+        layer.build((None, 8, 8, 2))
+        return keras.ops.convert_to_numpy(layer.kernel)
+
+    with kernels_not_drawn():
+        assert not kernel().any()
+    assert kernel().all()

@@ -121,6 +121,16 @@ def test_a_release_has_no_revisions(cache):
         EncNet.from_preset("ade20k_r101", revision="main")
 
 
+def test_what_was_converted_before_it_was_published_is_used(cache, server, monkeypatch):
+    serve(server, monkeypatch, "ade20k_r50", ade20k())
+    EncNet.from_preset("ade20k_r50")
+    moved = load.find("ade20k_r50")
+    hub = {"repo": "nobody/nothing", "revision": "0" * 40, "sha256": "0" * 64}
+    monkeypatch.setattr(load, "find", lambda name: dataclasses.replace(moved, hub=hub))
+    monkeypatch.setattr(load, "download_from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
+    assert EncNet.from_preset("ade20k_r50").num_classes == 150
+
+
 def test_what_is_published_comes_from_the_hub(cache, hub, tmp_path, monkeypatch):
     model = EncNet("resnet18", 3, **TINY)
     model.save_to_preset(tmp_path / "mine")
