@@ -6,15 +6,15 @@ For each: the PyTorch original writes a checkpoint in the release's format under
 (`originals.py`), and runs it on images of 97×131 and 130×128; on each backend `EncNet.from_pytorch`
 reads it, and logits, auxiliary and SE logits are compared: the largest difference over the largest
 magnitude. Weights must be the same, bit for bit, after `save_to_preset` and `from_preset`. Time and
-peak memory are those of `from_pytorch` in a process that has imported Keras. `--table` puts the result
-into `weights/README.md`. What was measured stays in `weights/parity.json`, and is not measured again.
+peak memory (on Linux) are those of `from_pytorch` in a process that has imported Keras. `--table` puts
+the result into `weights/README.md`. What was measured stays in `weights/parity.json`, and is not
+measured again.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -92,8 +92,12 @@ def one(checkpoint, outputs):
 
     from keras_encnet import EncNet
 
+    sys.path.insert(0, str(HERE.parent / "benchmarks"))
+    from turns import forget_peak, peak_mb
+
     # What a backend does when it is first used is not conversion.
     keras.layers.Dense(1)(np.zeros((1, 1)))
+    forget_peak()
     before = peak_mb()
     start = time.perf_counter()
     model = EncNet.from_pytorch(checkpoint)
@@ -128,10 +132,6 @@ def one(checkpoint, outputs):
         rounded = EncNet.from_preset(directory).predict_on_batch(pixels)
         found["half"] = float(np.abs(rounded - expected).max() / np.abs(expected).max())
     print(json.dumps(found))
-
-
-def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def table(results):

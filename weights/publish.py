@@ -12,6 +12,7 @@ street scene that the package draws). `--dry-run` shows what would go, and write
 import argparse
 import json
 import pathlib
+import shutil
 import tempfile
 
 from convert import HERE, sha256
@@ -30,6 +31,7 @@ def main(argv=None):
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all in the manifest")
     parser.add_argument("--photo", help="image for the picture")
     parser.add_argument("--dry-run", action="store_true", help="show what would go")
+    parser.add_argument("--unverified", action="store_true", help="also what was compared with nothing")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "out")
     options = parser.parse_args(argv)
     manifest = json.loads((options.out / "manifest.json").read_text())
@@ -45,6 +47,11 @@ def publish_one(preset, entry, options):
     found = sha256(directory / WEIGHTS)
     if found != entry["weights_sha256"]:
         raise ValueError(f"{directory / WEIGHTS} has changed since it was checked: convert it again.")
+    if entry["differences"] is None and not options.unverified:
+        raise ValueError(
+            f"{preset.name} was not compared with its original: `convert.py {preset.name} --originals "
+            "PYTHON` does that; or publish it with --unverified."
+        )
     model = EncNet.from_preset(directory)
     photo = options.photo or scenes(1, size=(384, 512))[0][0]
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
@@ -56,7 +63,7 @@ def publish_one(preset, entry, options):
             cards = options.out / "cards"
             cards.mkdir(exist_ok=True)
             (cards / f"{preset.name}.md").write_bytes(content["README.md"])
-            picture.replace(cards / f"{preset.name}.png")
+            shutil.copyfile(picture, cards / f"{preset.name}.png")
             print(f"{repo} would get")
             for file, source in content.items():
                 at = cards / f"{preset.name}{pathlib.Path(file).suffix}"

@@ -58,6 +58,11 @@ def encnet_arguments(shapes, code_base):
     marks = LANDMARKS[code_base]
     backbone, width = backbone_arguments(shapes, code_base)
     num_classes = shapes[marks["classifier"]][0]
+    if num_classes == 1 and shapes.get(marks["se"], (2,))[0] == 1:
+        raise ValueError(
+            "It has one class, and so nothing to tell apart. Train it with two, the other one being "
+            "what is left (num_classes=2)."
+        )
     return {
         "backbone": backbone,
         "width": width,

@@ -38,10 +38,12 @@ def encnet_from_pytorch(
     marks = LANDMARKS[code_base]
     try:
         arguments = encnet_arguments(shapes, code_base)
-    except (KeyError, ValueError) as error:
+        settings = _settings(path, checkpoint.meta, code_base, arguments["num_classes"], preset)
+    except KeyError as error:
+        raise ValueError(f"{path} cannot be converted. Missing: {error.args[0]}.") from error
+    except ValueError as error:
         raise ValueError(f"{path} cannot be converted. {error}") from error
 
-    settings = _settings(path, checkpoint.meta, code_base, arguments["num_classes"], preset)
     given = {
         "align_corners": align_corners,
         "labels": labels,
@@ -62,8 +64,9 @@ def encnet_from_pytorch(
 
     state = dict(state)
     for classifier in (marks["classifier"], marks["aux"]):
-        if shapes.get(classifier, (0,))[0] == 1:
-            _two_outputs(state, classifier.removesuffix("weight"), threshold)
+        prefix = classifier.removesuffix("weight")
+        if shapes.get(classifier, (0,))[0] == 1 and prefix + "bias" in state:
+            _two_outputs(state, prefix, threshold)
     if bgr:
         settings |= {name: settings[name][::-1] for name in ("mean", "std") if name in settings}
         stem = next(key for key in state if _is_stem(key, BACKBONE[code_base]))
@@ -158,7 +161,14 @@ def _settings(path, meta, code_base, num_classes, preset):
             )
             del told[name]
     if told.get("ignore_index", num_classes) < num_classes:
-        del told["ignore_index"]
+        ignored = told.pop("ignore_index")
+        if ignored >= 0:
+            warnings.warn(
+                f"{path}: it was trained to ignore the class {ignored}. Here such a value is outside "
+                "the classes: to train it further, rename it in the masks, "
+                f"`label_map={{{ignored}: 255}}`.",
+                stacklevel=4,
+            )
     return settings | told
 
 

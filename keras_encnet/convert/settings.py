@@ -1,7 +1,8 @@
 """What the metadata of an mmsegmentation checkpoint says about its model."""
 
 import ast
-import math
+
+from keras_encnet.models.resnet import DILATIONS, STRIDES
 
 
 def model_settings(meta):
@@ -12,6 +13,9 @@ def model_settings(meta):
 
     Args:
         meta: `Checkpoint.meta`.
+
+    Raises:
+        ValueError: if the backbone has options that `resnet` lacks.
 
     Returns:
         A dict with some of `labels`, `palette`, `align_corners`, `output_stride`, `mean`, `std`,
@@ -30,18 +34,14 @@ def model_settings(meta):
     config = read_config(meta.get("cfg") or meta.get("config") or "")
     model = _mapping(config.get("model"))
     head = _mapping(model.get("decode_head"))
-    # 0.x normalizes in the data pipeline, 1.x in the model.
-    pixels = _mapping(model.get("data_preprocessor") or config.get("img_norm_cfg"))
     found |= {
+        **_normalization(config, model),
         "align_corners": head.get("align_corners"),
-        "output_stride": _output_stride(_mapping(model.get("backbone")).get("strides")),
+        "output_stride": _output_stride(model.get("backbone")),
         "ignore_index": head.get("ignore_index"),
         "dropout": head.get("dropout_ratio"),
-        "mean": pixels.get("mean"),
-        "std": pixels.get("std"),
         "evaluation": _evaluation(config, model),
         "threshold": head.get("threshold"),
-        "bgr": True if pixels.get("bgr_to_rgb", pixels.get("to_rgb")) is False else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -106,10 +106,53 @@ def _resize(pipeline):
     return None
 
 
-def _output_stride(strides):
-    if isinstance(strides, (list, tuple)) and all(type(n) is int for n in strides):
-        return 4 * math.prod(strides)
+def _normalization(config, model):
+    """Mean, standard deviation and order of channels, where the config has them."""
+    pixels = model.get("data_preprocessor") or config.get("data_preprocessor")
+    if isinstance(pixels, dict):
+        # In 1.x the model does it, by default not at all and with blue first, as images are read.
+        bgr = not (pixels.get("bgr_to_rgb") or pixels.get("rgb_to_bgr"))
+        mean, std = pixels.get("mean"), pixels.get("std")
+        if mean is None:
+            mean, std = [0, 0, 0], [1, 1, 1]
+    else:
+        # In 0.x a step of the pipeline does.
+        pixels = config.get("img_norm_cfg") or _step(config.get("test_pipeline"), "Normalize")
+        if not isinstance(pixels, dict):
+            return {}
+        bgr, mean, std = not pixels.get("to_rgb", True), pixels.get("mean"), pixels.get("std")
+    return {"mean": mean, "std": std, "bgr": bgr or None}
+
+
+def _step(pipeline, kind):
+    """The first step of a type in a pipeline, steps within steps included."""
+    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        step = _mapping(step)
+        found = step if step.get("type") == kind else _step(step.get("transforms"), kind)
+        if found:
+            return found
     return None
+
+
+def _output_stride(backbone):
+    """By the options of a backbone that no shape shows; mmsegmentation's defaults where it has none."""
+    if not isinstance(backbone, dict):
+        return None
+    strides = tuple(backbone.get("strides") or (1, 2, 2, 2))
+    dilations = tuple(backbone.get("dilations") or (1, 1, 1, 1))
+    contracted = backbone.get("contract_dilation", False) or max(dilations) == 1
+    other = [name for name in ("multi_grid", "dcn", "plugins") if backbone.get(name)]
+    if backbone.get("style", "pytorch") != "pytorch":
+        other.append("style")
+    stride = next((n for n in STRIDES if (STRIDES[n], DILATIONS[n]) == (strides, dilations)), None)
+    if stride is None or not contracted or other:
+        raise ValueError(
+            f"Its config has a backbone with strides={strides}, dilations={dilations}, "
+            f"contract_dilation={bool(backbone.get('contract_dilation'))}"
+            f"{''.join(f', {name}={backbone[name]!r}' for name in other)}; known are "
+            f"{', '.join(f'{STRIDES[n]} with {DILATIONS[n]}' for n in STRIDES)}, contracted."
+        )
+    return stride
 
 
 def _is_pair(value):

@@ -97,7 +97,7 @@ class EncNet(SegmentationTrainer, keras.Model):
     ):
         _check_classes(num_classes, labels, palette, ignore_index)
         # === Layers and functional graphs ===
-        with _default_policy(dtype):
+        with default_policy(dtype):
             if isinstance(backbone, str):
                 backbone_name = backbone
                 backbone = backbone_by_name(backbone, width=width, output_stride=output_stride)
@@ -335,7 +335,7 @@ class EncNet(SegmentationTrainer, keras.Model):
 
 
 @contextlib.contextmanager
-def _default_policy(dtype):
+def default_policy(dtype):
     """Layers made inside have the dtype policy `dtype`; `None` leaves the default as it is."""
     before = keras.config.dtype_policy()
     if dtype is not None:

@@ -23,7 +23,8 @@ def load_backbone_weights(backbone, architecture, source):
         ValueError: if there are no such weights, or they are of another architecture.
     """
     path = pathlib.Path(source)
-    if not path.exists():
+    # A folder of that name is more likely the data set.
+    if str(source) == "imagenet" or not path.exists():
         path = _published(architecture, str(source))
     if path.is_dir():
         path = path / WEIGHTS

@@ -23,8 +23,9 @@ def save_preset(model, directory, dtype=None):
         FileExistsError: if `directory` holds something other than a preset.
         ValueError: if `dtype` is another one, or a weight is too large for it.
     """
-    directory = pathlib.Path(directory)
-    recover(directory)
+    # The place itself, not a link to it.
+    directory = pathlib.Path(directory).resolve()
+    _clean_up(directory)
     if directory.exists() and not _is_preset_or_empty(directory):
         raise FileExistsError(
             f"{directory} exists and is no preset (it lacks {FILES[0]}). Choose another directory."
@@ -98,12 +99,23 @@ def _is_preset_or_empty(directory):
     return directory.is_dir() and ((directory / FILES[0]).is_file() or not any(directory.iterdir()))
 
 
-def recover(directory):
-    """Puts back what a kill between the two renames of `save_preset` left aside."""
+def whole(directory):
+    """Where the preset of a directory is: there, or aside while `save_preset` changes it."""
     old = _old(directory)
-    if old.is_dir() and not directory.exists():
-        old.rename(directory)
+    return old if old is not None and old.is_dir() and not directory.exists() else directory
+
+
+def _clean_up(directory):
+    """Puts back, or removes, what a save that was killed left aside."""
+    old = _old(directory)
+    if old is not None and old.is_dir():
+        if directory.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(directory)
 
 
 def _old(directory):
-    return directory.with_name(f".{directory.name}-before")
+    directory = directory.resolve()
+    # The root of a file system has no name, and no preset.
+    return directory.with_name(f".{directory.name}-before") if directory.name else None

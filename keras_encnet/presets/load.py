@@ -10,7 +10,8 @@ import keras
 
 from keras_encnet.convert.pytorch import encnet_from_pytorch
 from keras_encnet.layers.conv_norm import kernels_not_drawn
-from keras_encnet.presets.directory import FILES, recover
+from keras_encnet.models.encnet import EncNet
+from keras_encnet.presets.directory import FILES, whole
 from keras_encnet.presets.hub import HUB, KAGGLE, WEIGHTS, download_from_hub, download_from_kaggle
 from keras_encnet.presets.release import converted, is_converted
 from keras_encnet.presets.table import find, suggestion
@@ -19,7 +20,7 @@ from keras_encnet.presets.table import find, suggestion
 def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype, verbose):
     """What `EncNet.from_preset` documents."""
     watch = Stopwatch(verbose)
-    directory = preset_directory(cls, name, revision)
+    directory = preset_directory(name, revision)
     watch.lap(f"found {directory}")
     stored = _read_config(directory, cls)
     wanted = dict(stored)
@@ -30,6 +31,8 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
     if num_classes is not None:
         # The old names and colours are of other classes.
         wanted.update(num_classes=num_classes, labels=labels and list(labels), palette=None)
+        if num_classes > wanted["ignore_index"]:
+            wanted["ignore_index"] = 65535
 
     # The classifiers, which may stay new, have no such kernels.
     with kernels_not_drawn() if load_weights else contextlib.nullcontext():
@@ -47,11 +50,10 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
     return model
 
 
-def preset_directory(cls, name, revision=None):
+def preset_directory(name, revision=None):
     """The directory of a preset: one on this machine, or one that is brought here first.
 
     Args:
-        cls: the class whose `from_pytorch` converts a release.
         name: a directory, `"hf://user/repo"`, `"kaggle://…"`, or a name of `list_presets()`.
         revision: which version, on the Hugging Face Hub.
 
@@ -69,7 +71,7 @@ def preset_directory(cls, name, revision=None):
         )
     if str(name).startswith(KAGGLE):
         return download_from_kaggle(str(name))
-    recover(directory)
+    directory = whole(directory)
     if directory.is_dir():
         return directory
     if preset is None:
@@ -85,7 +87,7 @@ def preset_directory(cls, name, revision=None):
         "models",
         preset.name,
         preset.release,
-        lambda checkpoint: encnet_from_pytorch(cls, checkpoint, preset=preset),
+        lambda checkpoint: encnet_from_pytorch(EncNet, checkpoint, preset=preset),
     )
 
 
@@ -103,16 +105,18 @@ def _read_config(directory, cls):
         if not (directory / file).is_file():
             raise ValueError(
                 f"The preset {directory} is incomplete: {file} is missing. A preset holds "
-                f"{', '.join(FILES)}; write it again with `model.save_to_preset(directory)`."
+                f"{', '.join(FILES)}; write it again with `model.save_to_preset(directory)`, or, in a "
+                "cache, delete its directory."
             )
     try:
         stored = json.loads((directory / FILES[0]).read_text("utf-8"))
         registered, config = stored["registered_name"], stored["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(_damaged(directory / FILES[0], error)) from error
-    expected = keras.saving.get_registered_name(cls)
-    if registered != expected:
-        raise ValueError(f"{directory} holds a model of {registered}, not of {expected}.")
+    # A class made from `EncNet` reads what `EncNet` wrote.
+    expected = [keras.saving.get_registered_name(base) for base in cls.__mro__]
+    if registered not in expected:
+        raise ValueError(f"{directory} holds a model of {registered}, not of {expected[0]}.")
     return config
 
 

@@ -1,5 +1,8 @@
 """What the originals released, as presets in the cache."""
 
+import contextlib
+
+from keras_encnet.models.encnet import default_policy
 from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
 from keras_encnet.presets.download import download_release, release_path
@@ -16,11 +19,14 @@ def converted(kind, name, release, convert):
     """
 
     def make(directory):
-        write_preset(convert(download_release(release)), directory)
+        # Whatever the policy of who asks first: the cache is everyone's.
+        with default_policy("float32"):
+            write_preset(convert(download_release(release)), directory)
 
     directory = cached(_place(kind, name, release), make)
-    # Only now, so that a kill before costs no second download.
-    release_path(release).unlink(missing_ok=True)
+    # Only now, so that a kill before costs no second download. A cache may be for reading alone.
+    with contextlib.suppress(OSError):
+        release_path(release).unlink(missing_ok=True)
     return directory
 
 

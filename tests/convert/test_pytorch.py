@@ -173,7 +173,7 @@ norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(mean=[1.5, 2, 3], std=[4, 5, 6], bgr_to_rgb=True),
-    backbone=dict(type='ResNetV1c', depth=50, strides=(1, 2, 2, 1)),
+    backbone=dict(depth=50, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), contract_dilation=True),
     decode_head=dict(type='EncHead', align_corners=True, dropout_ratio=0.2, ignore_index=254),
     test_cfg=dict(mode='slide', crop_size=(769, 700), stride=(513, 500)))
 test_pipeline = [
@@ -216,6 +216,45 @@ test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(2048, 512), flip=Fals
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model = dict(data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6]))", ([1, 2, 3], True)),
+        ("model = dict(data_preprocessor=dict(rgb_to_bgr=True))", ([0, 0, 0], None)),
+        (
+            "data_preprocessor = dict(mean=[1, 2, 3], bgr_to_rgb=True)\nmodel = dict()",
+            ([1, 2, 3], None),
+        ),
+        (
+            "test_pipeline = [dict(transforms=[dict(type='Normalize', mean=[7, 8, 9], std=[1] * 3)])]",
+            ([7, 8, 9], None),
+        ),
+    ],
+)
+def test_normalization_by_the_defaults_of_either_generation(text, expected):
+    found = model_settings({"cfg": text})
+    assert (found["mean"], found.get("bgr")) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "stride"),
+    [
+        ("", 32),
+        ("strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, style='pytorch'", 8),
+        ("strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)", "contract_dilation=False"),
+        ("strides=(1, 1, 2, 2), contract_dilation=True", r"strides=\(1, 1, 2, 2\)"),
+        ("style='caffe'", "style='caffe'"),
+    ],
+)
+def test_what_of_a_backbone_no_shape_shows(options, stride):
+    meta = {"cfg": f"model = dict(backbone=dict(depth=50, {options}))"}
+    if isinstance(stride, int):
+        assert model_settings(meta) == {"output_stride": stride}
+    else:
+        with pytest.raises(ValueError, match=stride):
+            model_settings(meta)
+
+
 @pytest.mark.parametrize("text", ["model = (", "model = __import__('os').abort()", 5, "\0", "[" * 9999])
 def test_a_config_is_never_run(text):
     assert model_settings({"cfg": text}) == {}
@@ -253,7 +292,7 @@ def test_a_release_is_known_by_its_name(tmp_path):
 
 
 def test_a_network_that_takes_blue_first_sees_the_same(checkpoint):
-    config = "model = dict(data_preprocessor=dict(mean=[{}], std=[{}], bgr_to_rgb={}))"
+    config = "model = dict(data_preprocessor=dict(mean=[{}], std=[{}], bgr_to_rgb={}))"  # of 1.x
     rgb = EncNet.from_pytorch(
         checkpoint(cfg=config.format("1, 20, 30", "40, 50, 60", True)), align_corners=False
     )

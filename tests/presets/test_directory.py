@@ -199,3 +199,23 @@ def test_the_table_of_published_models():
     assert str(table).splitlines()[0].split() == [
         "name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "source",
     ]  # fmt: skip
+
+
+def test_saving_after_a_kill_before_the_old_one_was_removed(saved, tmp_path):
+    model, _ = saved
+    model.save_to_preset(tmp_path / "mine")
+    (tmp_path / ".mine-before").mkdir()
+    (tmp_path / ".mine-before" / "config.json").write_text("{}")
+    model.save_to_preset(tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_link_to_a_preset_stays_a_link(saved, tmp_path, monkeypatch):
+    model, _ = saved
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    for _ in range(2):
+        model.save_to_preset(tmp_path / "here")
+    assert (tmp_path / "here").is_symlink() and (tmp_path / "there" / "config.json").is_file()
+    monkeypatch.chdir(tmp_path / "here")
+    assert same_weights(EncNet.from_preset("."), model)

@@ -85,6 +85,29 @@ def test_a_release_loads_by_name_and_then_from_the_cache(name, cache, server, mo
     np.testing.assert_array_equal(again.predict(ONE, verbose=0), model.predict(ONE, verbose=0))
 
 
+def test_the_cache_is_the_same_for_everyone(cache, server, monkeypatch):
+    import keras
+
+    serve(server, monkeypatch, "ade20k_r50", ade20k())
+
+    class Mine(EncNet):
+        pass
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert type(Mine.from_preset("ade20k_r50")) is Mine
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # Nor need it be writable any more.
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "")))
+    assert EncNet.from_preset("ade20k_r50").dtype_policy.name == "float32"
+
+
+def test_more_classes_than_the_ignored_value(cache, server, monkeypatch):
+    serve(server, monkeypatch, "ade20k_r50", ade20k())
+    assert EncNet.from_preset("ade20k_r50", num_classes=300).ignore_index == 65535
+
+
 def test_a_release_for_another_task(cache, server, monkeypatch):
     serve(server, monkeypatch, "ade20k_r50", ade20k())
     model = EncNet.from_preset("ade20k_r50", num_classes=3, labels=["sky", "road", "car"])
