@@ -49,8 +49,12 @@ def main():
         with torch.inference_mode():
             _, se = model.decode_head(model.extract_feat(x))
             logits = model.encode_decode(x, [{"img_shape": size}])
-            # A threshold that both classes reach.
-            threshold = float(logits.sigmoid().median())
+            # A threshold that both classes reach, in the widest gap so that rounding decides nothing.
+            values = np.sort(logits.sigmoid().numpy().ravel())
+            middle = values[values.size * 2 // 5 : values.size * 3 // 5]
+            at = int(np.diff(middle).argmax())
+            threshold = float(middle[at] / 2 + middle[at + 1] / 2)
+            print("gap", middle[at + 1] - middle[at])
             model.decode_head.threshold = threshold
             label_map = model.postprocess_result(logits)[0].pred_sem_seg.data[0]
         arrays[f"{seed}/threshold"] = np.array(threshold)
