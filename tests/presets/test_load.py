@@ -5,7 +5,9 @@ import functools
 import hashlib
 import http.server
 import importlib
+import io
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -83,6 +85,31 @@ def test_a_release_loads_by_name_and_then_from_the_cache(name, cache, server, mo
     again = EncNet.from_preset(name)
     assert server.asked == asked and len(asked) == 1
     np.testing.assert_array_equal(again.predict(ONE, verbose=0), model.predict(ONE, verbose=0))
+
+
+def test_a_release_of_pytorch_encoding_in_its_own_format(cache, server, monkeypatch):
+    torch = pytest.importorskip("torch")
+    state = state_dict(tiny(shapes_of("pytorch-encoding-r50s", 150), 150))
+    state |= {"pretrained.fc.weight": np.zeros((10, 64)), "pretrained.fc.bias": np.zeros(10)}
+    preset = table.find("ade20k_r50s")
+    member, file = preset.release["member"], preset.release["url"].rsplit("/", 1)[1]
+    tensors = {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
+    checkpoint = io.BytesIO()
+    torch.save(tensors, checkpoint, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(server.directory / file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, checkpoint.getvalue())
+    sha1 = hashlib.sha1(checkpoint.getvalue()).hexdigest()
+    release = {**preset.release, "url": server.url + file, "sha1": sha1}
+    moved = dataclasses.replace(preset, release=release)
+    monkeypatch.setattr(load, "find", lambda name: moved)
+    model = EncNet.from_preset("ade20k_r50s")
+    assert model.align_corners and model.evaluation["protocol"] == "pytorch-encoding"
+    kernel = model.get_layer("pixel_logits").get_weights()[0]
+    np.testing.assert_array_equal(kernel[0, 0].T, state["head.conv6.1.weight"][:, :, 0, 0])
+
+    moved.release["sha1"] = "0" * 40
+    with pytest.raises(ValueError, match="SHA-1"):
+        EncNet.from_preset("ade20k_r50s")
 
 
 def test_the_cache_is_the_same_for_everyone(cache, server, monkeypatch):
