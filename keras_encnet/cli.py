@@ -127,16 +127,17 @@ def evaluate(arguments):
 
 
 def convert(arguments):
-    from keras_encnet import EncNet
-    from keras_encnet.convert import backbone_from_pytorch, is_backbone
+    from keras_encnet import EncNet, convert
     from keras_encnet.presets import save_preset
 
-    if is_backbone(arguments.input):
-        model = backbone_from_pytorch(arguments.input)
+    checkpoint = convert.read_checkpoint(arguments.input)
+    if convert.is_backbone(checkpoint):
+        model = convert.backbone_from_checkpoint(checkpoint)
         use = f"EncNet({model.name!r}, num_classes, backbone_weights={arguments.output!r})"
     else:
-        model = EncNet.from_pytorch(
-            arguments.input,
+        model = convert.encnet_from_checkpoint(
+            EncNet,
+            checkpoint,
             align_corners=arguments.align_corners,
             labels=arguments.labels and arguments.labels.split(","),
         )

@@ -23,8 +23,8 @@ from parity import record_of
 
 from keras_encnet import EncNet, list_presets
 from keras_encnet.presets import save_preset
+from keras_encnet.presets.directory import WEIGHTS
 from keras_encnet.presets.download import download_release
-from keras_encnet.presets.hub import WEIGHTS
 from keras_encnet.presets.table import find, suggestion
 
 HERE = pathlib.Path(__file__).resolve().parent

@@ -20,8 +20,8 @@ from convert import HERE, sha256
 from keras_encnet import EncNet
 from keras_encnet.data import scenes
 from keras_encnet.presets.card import model_card
-from keras_encnet.presets.directory import FILES
-from keras_encnet.presets.hub import WEIGHTS, publish
+from keras_encnet.presets.directory import FILES, WEIGHTS
+from keras_encnet.presets.hub import publish
 from keras_encnet.presets.table import find
 
 

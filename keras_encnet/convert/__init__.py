@@ -1,7 +1,17 @@
 """Weights of the PyTorch code bases."""
 
 from keras_encnet.convert.checkpoint import read_checkpoint
-from keras_encnet.convert.pytorch import backbone_from_pytorch, is_backbone
+from keras_encnet.convert.pytorch import (
+    backbone_from_checkpoint,
+    encnet_from_checkpoint,
+    is_backbone,
+)
 from keras_encnet.convert.state import load_state
 
-__all__ = ["backbone_from_pytorch", "is_backbone", "load_state", "read_checkpoint"]
+__all__ = [
+    "backbone_from_checkpoint",
+    "encnet_from_checkpoint",
+    "is_backbone",
+    "load_state",
+    "read_checkpoint",
+]

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import pathlib
 import pickle
 import re
 import struct
@@ -38,10 +39,19 @@ DAMAGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: `state`, a dict of names to `Tensor`s, and `meta`, plain values."""
+    """What a checkpoint holds: `state`, a dict of names to `Tensor`s, and `meta`, plain values.
+
+    `path` is the file's.
+    """
 
     state: dict
     meta: dict
+    path: pathlib.Path | None = None
+
+    @property
+    def shapes(self):
+        """PyTorch shapes by name."""
+        return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
 
 
 def read_checkpoint(path):
@@ -75,7 +85,7 @@ def read_checkpoint(path):
     """
     file = File(open(path, "rb", buffering=0), str(path))
     try:
-        return _read(Blob(file, 0, file.size))
+        return dataclasses.replace(_read(Blob(file, 0, file.size)), path=pathlib.Path(path))
     except Refused as error:
         reason = str(error)
     except DAMAGE as error:

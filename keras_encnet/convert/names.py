@@ -5,6 +5,8 @@ prefixes of the layer's parts there. A `ConvNorm` has two, a convolution and a n
 other layer has one. The originals count from 0, we from 1.
 """
 
+import re
+
 MMSEGMENTATION = {
     r"stem_conv(\d)": lambda i: (f"backbone.stem.{3 * i - 3}", f"backbone.stem.{3 * i - 2}"),
     r"stage(\d)_block(\d+)_conv(\d)": lambda stage, block, i: (
@@ -87,3 +89,19 @@ ENTRIES = {
     "moving_mean": (-1, "running_mean"),
     "moving_variance": (-1, "running_var"),
 }
+
+
+def state_key(layer, variable, code_base, plain_stem=False):
+    """The name of a layer's variable in a state dict; `plain_stem`: the stem is one 7×7 convolution.
+
+    >>> state_key("bottleneck", "gamma", "mmsegmentation")
+    'decode_head.bottleneck.bn.weight'
+    """
+    # The first pattern that fits counts.
+    table = (PLAIN_STEM[code_base] if plain_stem else {}) | CODE_BASES[code_base]
+    part, entry = ENTRIES[variable]
+    for pattern, parts in table.items():
+        match = re.fullmatch(pattern, layer)
+        if match:
+            return f"{parts(*map(int, match.groups()))[part]}.{entry}"
+    raise ValueError(f"Layer {layer!r} has no counterpart in {code_base}.")

@@ -96,14 +96,11 @@ def _evaluation(config, model):
 
 def _resize(pipeline):
     """(long, short) of a test pipeline that keeps the aspect, of either generation."""
-    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
-        step = _mapping(step)
-        size = step.get("img_scale") or step.get("scale")
-        if step.get("type") == "MultiScaleFlipAug" and _is_pair(size):
-            return sorted(size, reverse=True)
-        if step.get("type") == "Resize" and step.get("keep_ratio") and _is_pair(size):
-            return sorted(size, reverse=True)
-    return None
+    resize = _step(pipeline, "Resize") or {}
+    # In 0.x the size stands with the step around it.
+    outer = _step(pipeline, "MultiScaleFlipAug") or {}
+    size = outer.get("img_scale") or (resize.get("keep_ratio") and resize.get("scale"))
+    return sorted(size, reverse=True) if _is_pair(size) else None
 
 
 def _normalization(config, model):

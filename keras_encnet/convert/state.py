@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from keras_encnet.convert.names import BACKBONE, CODE_BASES, ENTRIES, PASSENGERS, PLAIN_STEM
+from keras_encnet.convert.names import BACKBONE, PASSENGERS, state_key
 
 
 def variable_keys(model, code_base):
@@ -22,17 +22,12 @@ def variable_keys(model, code_base):
     """
     # Every weight belongs to a layer without layers of its own.
     layers = [layer for layer in model._flatten_layers() if not layer._layers and layer.weights]
-    table = CODE_BASES[code_base]
-    if not any(layer.name == "stem_conv2" for layer in layers):
-        # The first pattern that fits counts.
-        table = PLAIN_STEM[code_base] | table
-    pairs = []
-    for layer in layers:
-        parts = _parts(layer.name, table, code_base)
-        for variable in layer.weights:
-            part, entry = ENTRIES[variable.name]
-            pairs.append((f"{parts[part]}.{entry}", variable))
-    return pairs
+    plain_stem = not any(layer.name == "stem_conv2" for layer in layers)
+    return [
+        (state_key(layer.name, variable.name, code_base, plain_stem), variable)
+        for layer in layers
+        for variable in layer.weights
+    ]
 
 
 def load_state(model, state, code_base):
@@ -96,11 +91,3 @@ def pytorch_shape(key, shape):
     if len(shape) == 2 and not key.endswith("codewords"):
         return shape[::-1]
     return shape
-
-
-def _parts(name, table, code_base):
-    for pattern, parts in table.items():
-        match = re.fullmatch(pattern, name)
-        if match:
-            return parts(*map(int, match.groups()))
-    raise ValueError(f"Layer {name!r} has no counterpart in {code_base}.")

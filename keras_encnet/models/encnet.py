@@ -322,11 +322,11 @@ class EncNet(SegmentationTrainer, keras.Model):
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, holds no EncNet, or weights are missing or left over.
         """
-        from keras_encnet.convert.pytorch import encnet_from_pytorch
+        from keras_encnet.convert import encnet_from_checkpoint, read_checkpoint
 
-        return encnet_from_pytorch(
+        return encnet_from_checkpoint(
             cls,
-            path,
+            read_checkpoint(path),
             align_corners=align_corners,
             labels=labels,
             palette=palette,

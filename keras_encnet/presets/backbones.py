@@ -2,9 +2,10 @@
 
 import pathlib
 
-from keras_encnet.convert.pytorch import backbone_from_pytorch, load_backbone
-from keras_encnet.presets.directory import FILES
-from keras_encnet.presets.hub import WEIGHTS, download_file
+from keras_encnet.convert.checkpoint import read_checkpoint
+from keras_encnet.convert.pytorch import backbone_from_checkpoint, load_backbone
+from keras_encnet.presets.directory import FILES, WEIGHTS
+from keras_encnet.presets.hub import download_file
 from keras_encnet.presets.release import converted
 from keras_encnet.presets.table import find_backbone, imagenet_backbone, list_backbones
 
@@ -31,7 +32,7 @@ def load_backbone_weights(backbone, architecture, source):
         if not path.is_file():
             raise ValueError(f"{path} is missing: a backbone's preset holds {', '.join(FILES)}.")
     if path.suffix != ".h5":
-        load_backbone(backbone, path)
+        load_backbone(backbone, read_checkpoint(path))
         return
     try:
         backbone.load_weights(path)
@@ -61,4 +62,4 @@ def _published(architecture, name):
         )
     if record.release is None:
         return download_file(record.hub["repo"], record.hub["file"])
-    return converted("backbones", record.name, record.release, backbone_from_pytorch)
+    return converted("backbones", record, backbone_from_checkpoint)

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_encnet.layers.conv_norm import kernels_not_drawn
 
-FILES = ("config.json", "metadata.json", "model.weights.h5")
+WEIGHTS = "model.weights.h5"
+FILES = ("config.json", "metadata.json", WEIGHTS)
 
 
 def save_preset(model, directory, dtype=None):
@@ -51,15 +52,17 @@ def write_preset(model, directory, dtype=None):
     """Writes the files of a preset into an empty directory, one after the other."""
     if dtype not in (None, "float32", "float16"):
         raise ValueError(f"`dtype` is {dtype!r}; weights are stored as 'float32' or 'float16'.")
-    # A copy that was never compiled has no optimizer to be stored.
-    with kernels_not_drawn():
-        bare = type(model).from_config(model.get_config())
-    bare.set_weights(model.get_weights())
+    if model.compiled:
+        # Keras stores the optimizer; a copy that was never compiled has none.
+        with kernels_not_drawn():
+            bare = type(model).from_config(model.get_config())
+        bare.set_weights(model.get_weights())
+        model = bare
     # Keras wants to make the directory itself.
     made = directory / "made"
-    bare.save(made, zipped=False)
+    model.save(made, zipped=False)
     if dtype == "float16":
-        _halve(made / "model.weights.h5")
+        _halve(made / WEIGHTS)
     # But for these there is Keras's folder for what is no array, which is empty.
     for file in FILES:
         (made / file).rename(directory / file)
@@ -102,13 +105,13 @@ def _is_preset_or_empty(directory):
 def whole(directory):
     """Where the preset of a directory is: there, or aside while `save_preset` changes it."""
     old = _old(directory)
-    return old if old is not None and old.is_dir() and not directory.exists() else directory
+    return old if old.is_dir() and not directory.exists() else directory
 
 
 def _clean_up(directory):
     """Puts back, or removes, what a save that was killed left aside."""
     old = _old(directory)
-    if old is not None and old.is_dir():
+    if old.is_dir():
         if directory.exists():
             shutil.rmtree(old)
         else:
@@ -117,5 +120,4 @@ def _clean_up(directory):
 
 def _old(directory):
     directory = directory.resolve()
-    # The root of a file system has no name, and no preset.
-    return directory.with_name(f".{directory.name}-before") if directory.name else None
+    return directory.parent / f".{directory.name}-before"

@@ -7,11 +7,10 @@ import pathlib
 import tempfile
 
 from keras_encnet.presets.card import model_card
-from keras_encnet.presets.directory import FILES, save_preset
+from keras_encnet.presets.directory import FILES, WEIGHTS, save_preset
 
 HUB = "hf://"
 KAGGLE = "kaggle://"
-WEIGHTS = "model.weights.h5"
 LOG_IN = "log in with `hf auth login`, or put a token into the environment variable HF_TOKEN"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 

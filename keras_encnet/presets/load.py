@@ -8,11 +8,11 @@ import time
 
 import keras
 
-from keras_encnet.convert.pytorch import encnet_from_pytorch
+from keras_encnet.convert.pytorch import encnet_from_checkpoint
 from keras_encnet.layers.conv_norm import kernels_not_drawn
 from keras_encnet.models.encnet import EncNet
-from keras_encnet.presets.directory import FILES, whole
-from keras_encnet.presets.hub import HUB, KAGGLE, WEIGHTS, download_from_hub, download_from_kaggle
+from keras_encnet.presets.directory import FILES, WEIGHTS, whole
+from keras_encnet.presets.hub import HUB, KAGGLE, download_from_hub, download_from_kaggle
 from keras_encnet.presets.release import converted, is_converted
 from keras_encnet.presets.table import find, suggestion
 
@@ -62,7 +62,6 @@ def preset_directory(name, revision=None):
     """
     if str(name).startswith(HUB):
         return download_from_hub(str(name), revision)
-    directory = pathlib.Path(name)
     preset = find(name)
     if revision is not None and not (preset and preset.hub):
         raise ValueError(
@@ -71,7 +70,7 @@ def preset_directory(name, revision=None):
         )
     if str(name).startswith(KAGGLE):
         return download_from_kaggle(str(name))
-    directory = whole(directory)
+    directory = whole(pathlib.Path(name))
     if directory.is_dir():
         return directory
     if preset is None:
@@ -79,15 +78,14 @@ def preset_directory(name, revision=None):
             f"Unknown preset {str(name)!r}: neither a directory nor a published model."
             f"{suggestion(str(name))} `keras_encnet.list_presets()` shows them all."
         )
-    if preset.hub and (revision or not is_converted("models", preset.name, preset.release)):
+    if preset.hub and (revision or not is_converted("models", preset)):
         version = revision or preset.hub["revision"]
         checksum = preset.hub["sha256"] if version == preset.hub["revision"] else None
         return download_from_hub(HUB + preset.hub["repo"], version, sha256=checksum)
     return converted(
         "models",
-        preset.name,
-        preset.release,
-        lambda checkpoint: encnet_from_pytorch(EncNet, checkpoint, preset=preset),
+        preset,
+        lambda checkpoint: encnet_from_checkpoint(EncNet, checkpoint, preset=preset),
     )
 
 

@@ -2,40 +2,40 @@
 
 import contextlib
 
+from keras_encnet.convert.checkpoint import read_checkpoint
 from keras_encnet.models.encnet import default_policy
 from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
 from keras_encnet.presets.download import download_release, release_path
 
 
-def converted(kind, name, release, convert):
+def converted(kind, record, convert):
     """The directory of a released checkpoint's preset; downloaded and converted the first time.
 
     Args:
         kind: `"models"` or `"backbones"`, the part of the cache.
-        name: the preset's name.
-        release: the `release` of a `Preset` or a `Backbone`.
-        convert: a function of the checkpoint's path that returns the model.
+        record: a `Preset` or a `Backbone`.
+        convert: a function of its `Checkpoint` that returns the model.
     """
 
     def make(directory):
         # Whatever the policy of who asks first: the cache is everyone's.
         with default_policy("float32"):
-            write_preset(convert(download_release(release)), directory)
+            write_preset(convert(read_checkpoint(download_release(record.release))), directory)
 
-    directory = cached(_place(kind, name, release), make)
+    directory = cached(_place(kind, record), make)
     # Only now, so that a kill before costs no second download. A cache may be for reading alone.
     with contextlib.suppress(OSError):
-        release_path(release).unlink(missing_ok=True)
+        release_path(record.release).unlink(missing_ok=True)
     return directory
 
 
-def is_converted(kind, name, release):
+def is_converted(kind, record):
     """Whether that directory is there already."""
-    return (cache_directory() / _place(kind, name, release)).is_dir()
+    return (cache_directory() / _place(kind, record)).is_dir()
 
 
-def _place(kind, name, release):
+def _place(kind, record):
     # With a part of its checksum: another release must not meet an old conversion.
-    checksum = release.get("sha256") or release["sha1"]
-    return f"{kind}/{name}-{checksum[:8]}"
+    checksum = record.release.get("sha256") or record.release["sha1"]
+    return f"{kind}/{record.name}-{checksum[:8]}"

@@ -10,7 +10,11 @@ import pytest
 from golden.files import shapes_of, tiny, tiny_state, write_safetensors
 from golden.weights import image, noise, state_dict
 from keras_encnet import EncNet, cli
-from keras_encnet.convert.architecture import backbone_arguments, encnet_arguments
+from keras_encnet.convert.architecture import (
+    backbone_arguments,
+    backbone_part,
+    encnet_arguments,
+)
 from keras_encnet.convert.settings import model_settings
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -76,7 +80,7 @@ def test_a_stem_of_7x7_is_told_from_three_of_3x3(checkpoint):
 def test_another_backbone_is_refused():
     shapes = without(shapes_of("mmsegmentation-r18v1c"), "layer4.1")
     with pytest.raises(ValueError, match=r"no ResNet.*\(2, 2, 2, 1\) blocks"):
-        backbone_arguments(shapes, "mmsegmentation")
+        backbone_arguments(backbone_part(shapes, "mmsegmentation"), "mmsegmentation")
 
 
 # === The same numbers ===
