@@ -13,13 +13,11 @@ differences; what is in it already is not done again.
 import argparse
 import hashlib
 import json
-import os
 import pathlib
-import subprocess
 import tempfile
 
 import numpy as np
-from parity import record_of
+from parity import difference, run_original, write_json
 
 from keras_encnet import EncNet, list_presets
 from keras_encnet.presets import save_preset
@@ -48,9 +46,7 @@ def main(argv=None):
     for preset in map(find, options.names) if options.names else list_presets():
         if not is_done(manifest.get(preset.name), preset, options):
             manifest[preset.name] = convert(preset, options)
-            beside = path.with_suffix(".unfinished")
-            beside.write_text(json.dumps(manifest, indent=1) + "\n")
-            os.replace(beside, path)
+            write_json(path, manifest)
         print(preset.name, json.dumps(manifest[preset.name]), flush=True)
 
 
@@ -94,20 +90,13 @@ def compare(directory, preset, checkpoint, options):
     """Largest difference from the original over the largest magnitude, by head."""
     size = "x".join(map(str, SIZE))
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
-        record, outputs = pathlib.Path(scratch, "record.json"), pathlib.Path(scratch, "outputs.npz")
-        record.write_text(json.dumps(record_of(preset)))
-        subprocess.run(
-            [options.originals, HERE / "originals.py", "run", record, checkpoint, outputs, size],
-            check=True,
-        )
+        outputs = pathlib.Path(scratch, "outputs.npz")
+        run_original(options.originals, "run", preset, checkpoint, outputs, size)
         with np.load(outputs) as theirs:
             expected = {key: theirs[f"{size}/{key}"] for key in ("logits", "aux", "se")}
             pixels = theirs[f"{size}/image"]
     ours = EncNet.from_preset(directory)._heads.predict_on_batch(pixels[None].astype("float32"))
-    differences = {}
-    for key, value in expected.items():
-        error = np.abs(ours[key][0] - value).max() / np.abs(value).max()
-        differences[key] = float(error)
+    differences = {key: difference(ours[key][0], value) for key, value in expected.items()}
     if max(differences.values()) > TOLERANCES[options.dtype or "float32"]:
         raise ValueError(f"{preset.name} does not agree with the original: {differences}")
     return differences

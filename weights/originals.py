@@ -7,10 +7,11 @@ The environment holds `torch`, `mmsegmentation==1.2.2`, `mmcv-lite==2.1.0`, `mme
 and, without its dependencies, `torch-encoding==1.2.1`; neither has to be compiled, for EncNet calls
 none of mmcv's operators, and PyTorch-Encoding's two are replaced by the same formulas in PyTorch.
 
-RECORD.json is a record of `parity.py` (what to build: `format`, `config` or `backbone`, classes,
-names, colours). `write` fills the network with the weights of `tests/golden/weights.py`. `run` loads a
-checkpoint with PyTorch's own reader and writes, for each size, `SIZE/image`, and of it `SIZE/logits`
-and `SIZE/aux` `(height, width, classes)` and `SIZE/se` `(classes,)`.
+RECORD.json, which `run_original` of `parity.py` writes, says what to build: `format`, `config` or
+`backbone`, classes, names, colours. `write` fills the network with the weights of
+`tests/golden/weights.py`. `run` loads a checkpoint with PyTorch's own reader and writes, for each size,
+`SIZE/image`, and of it `SIZE/logits` and `SIZE/aux` `(height, width, classes)` and `SIZE/se`
+`(classes,)`.
 """
 
 import functools

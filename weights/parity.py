@@ -40,9 +40,7 @@ def main():
         wanted = options.presets is None or preset.name in options.presets
         if options.originals and wanted and preset.name not in results:
             results[preset.name] = measure(preset, options.originals)
-            beside = RESULTS.with_suffix(".unfinished")
-            beside.write_text(json.dumps(results, indent=1) + "\n")
-            os.replace(beside, RESULTS)
+            write_json(RESULTS, results)
             print(json.dumps({preset.name: results[preset.name]}), flush=True)
     text = table(results)
     print(text)
@@ -54,13 +52,10 @@ def main():
 def measure(preset, originals):
     """Everything about one preset, a dict by backend."""
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
-        scratch = pathlib.Path(scratch)
-        record, outputs = scratch / "record.json", scratch / "outputs.npz"
-        record.write_text(json.dumps(record_of(preset)))
-        checkpoint = scratch / pathlib.PurePosixPath(preset.release["url"]).name
-        theirs = [originals, HERE / "originals.py"]
-        subprocess.run([*theirs, "write", record, checkpoint], check=True)
-        subprocess.run([*theirs, "run", record, checkpoint, outputs, *SIZES], check=True)
+        outputs = pathlib.Path(scratch, "outputs.npz")
+        checkpoint = pathlib.Path(scratch, pathlib.PurePosixPath(preset.release["url"]).name)
+        run_original(originals, "write", preset, checkpoint)
+        run_original(originals, "run", preset, checkpoint, outputs, *SIZES)
         found = {"checkpoint_mb": checkpoint.stat().st_size / 1e6}
         for backend in BACKENDS:
             child = subprocess.run(
@@ -73,8 +68,9 @@ def measure(preset, originals):
     return found
 
 
-def record_of(preset):
-    return {
+def run_original(originals, command, preset, checkpoint, *rest):
+    """Runs `originals.py` under the Python `originals`: `write` or `run`, and what that takes."""
+    record = {
         "format": preset.release["format"],
         "config": preset.source.split(": ")[1],
         "backbone": preset.backbone,
@@ -83,6 +79,23 @@ def record_of(preset):
         "labels": list(preset.labels),
         "palette": preset.palette.tolist(),
     }
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        path = pathlib.Path(scratch, "record.json")
+        path.write_text(json.dumps(record))
+        subprocess.run([originals, HERE / "originals.py", command, path, checkpoint, *rest], check=True)
+
+
+def difference(ours, theirs):
+    """The largest difference over the largest magnitude, of two arrays."""
+    if not np.isfinite(ours).all():
+        return float("inf")
+    return float(abs(ours - theirs).max() / abs(theirs).max())
+
+
+def write_json(path, value):
+    beside = path.with_suffix(".unfinished")
+    beside.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(beside, path)
 
 
 def one(checkpoint, outputs):
@@ -110,9 +123,7 @@ def one(checkpoint, outputs):
         # `heads` compiled as a whole: JAX takes minutes to go through it one operation at a time.
         ours = model._heads.predict_on_batch(pixels.astype("float32"))
         for key, value in ours.items():
-            expected = theirs[f"{size}/{key}"]
-            error = float(np.abs(value[0] - expected).max() / np.abs(expected).max())
-            worst[key] = max(worst.get(key, 0.0), error)
+            worst[key] = max(worst.get(key, 0.0), difference(value[0], theirs[f"{size}/{key}"]))
     found |= worst
 
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
@@ -130,7 +141,7 @@ def one(checkpoint, outputs):
         pixels = images[SIZES[0]]
         expected = model.predict_on_batch(pixels)
         rounded = EncNet.from_preset(directory).predict_on_batch(pixels)
-        found["half"] = float(np.abs(rounded - expected).max() / np.abs(expected).max())
+        found["half"] = difference(rounded, expected)
     print(json.dumps(found))
 
 

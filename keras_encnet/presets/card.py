@@ -4,15 +4,7 @@ import pathlib
 import re
 import string
 
-CITATION = """\
-@InProceedings{Zhang_2018_CVPR,
-  author = {Zhang, Hang and Dana, Kristin and Shi, Jianping and Zhang, Zhongyue and Wang, Xiaogang and
-            Tyagi, Ambrish and Agrawal, Amit},
-  title = {Context Encoding for Semantic Segmentation},
-  booktitle = {The IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  month = {June},
-  year = {2018}
-}"""
+from keras_encnet.presets.table import bibtex
 
 
 def model_card(
@@ -81,7 +73,7 @@ def model_card(
         network=_network(model),
         licence=f"`{licence}`" if licence else "Not named by the owner: ask before you use it.",
         terms=terms or "",
-        citation="\n\n".join(filter(None, [citation and citation.strip(), CITATION])),
+        citation="\n\n".join(filter(None, [citation and citation.strip(), bibtex()])),
     )
     # What was not given leaves no gap.
     return re.sub(r"\n{3,}", "\n\n", text)

@@ -118,6 +118,16 @@ def list_backbones():
     return [Backbone(**row) for row in _read("backbones.json")]
 
 
+def bibtex():
+    """The BibTeX entry of EncNet's paper.
+
+    >>> print(bibtex())
+    @InProceedings{Zhang_2018_CVPR,
+    ...
+    """
+    return "\n".join(_read("models.json")["citations"]["Zhang_2018_CVPR"])
+
+
 def find(name):
     """The `Preset` of a name, or `None`.
 

@@ -83,12 +83,7 @@ CLASSIFIERS = ("conv_seg.", "se_layer.", "conv6.1.", "selayer.", "auxlayer.conv5
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--oracles", required=True, type=Path)
-    spec = importlib.util.spec_from_file_location("oracles", parser.parse_args().oracles)
-    oracles = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(oracles)
-
+    oracles = given_oracles()
     shapes, cases, arrays = {}, {}, {}
     for build in (mmseg_cases, pytorch_encoding_cases):
         for model, case in build(oracles):
@@ -101,6 +96,16 @@ def main():
     step, record = training_step(oracles)
     write_arrays("training.npz", losses() | sgd() | step)
     write_json("training.json", record)
+
+
+def given_oracles():
+    """The module that `--oracles` names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--oracles", required=True, type=Path)
+    spec = importlib.util.spec_from_file_location("oracles", parser.parse_args().oracles)
+    oracles = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oracles)
+    return oracles
 
 
 # Whole networks

@@ -320,3 +320,18 @@ def test_kaggle(monkeypatch, tmp_path):
     stub.model_download = refuse
     with pytest.raises(ValueError, match="does not give kaggle://ada/.*403 Client Error"):
         download_from_kaggle(handle)
+
+
+def test_a_model_of_kaggle_loads_by_its_handle(monkeypatch):
+    asked = []
+    stub = types.SimpleNamespace(model_download=lambda name: asked.append(name) or str(SAVED))
+    monkeypatch.setitem(sys.modules, "kagglehub", stub)
+    model = EncNet.from_preset("kaggle://ada/streets/keras/resnet50/2")
+    assert asked == ["ada/streets/keras/resnet50/2"]
+    expected = json.loads(SAVED.with_suffix(".json").read_text())["logits"]
+    logits = model.predict(ONE, verbose=0)[0, ::13, ::17]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    # There a version is part of the handle.
+    with pytest.raises(ValueError, match="`revision` is '2', but kaggle://.* has no revisions"):
+        EncNet.from_preset("kaggle://ada/streets/keras/resnet50", revision="2")
+    assert len(asked) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pathlib
 import re
 
 import keras
@@ -14,6 +15,7 @@ from keras_encnet.models.resnet import BACKBONES
 from keras_encnet.presets.table import (
     SHORT_NAMES,
     architecture,
+    bibtex,
     find,
     find_backbone,
     imagenet_backbone,
@@ -222,6 +224,12 @@ def test_what_the_models_may_be_used_for_is_said():
         assert "https://" in preset.terms and preset.home.startswith("https://github.com/")
         assert preset.citation.startswith("@InProceedings{Zhang_2018_CVPR,")
         assert preset.hub is None or set(preset.hub) == {"repo", "revision", "sha256"}
+
+
+def test_the_paper_is_cited_alike_everywhere():
+    readme = pathlib.Path(__file__).parents[2] / "README.md"
+    assert f"```bibtex\n{bibtex()}\n```" in readme.read_text("utf-8")
+    assert {preset.citation for preset in PRESETS.values()} == {bibtex()}
 
 
 @pytest.mark.parametrize(

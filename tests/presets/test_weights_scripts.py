@@ -4,11 +4,13 @@ import hashlib
 import importlib
 import json
 import pathlib
+import subprocess
 
+import numpy as np
 import pytest
 
 from golden.files import shapes_of, tiny, write_safetensors
-from golden.weights import state_dict
+from golden.weights import image, state_dict
 from keras_encnet import EncNet
 from keras_encnet.presets import table
 
@@ -80,6 +82,39 @@ def test_a_release_of_another_architecture_is_refused(scripts, released, tmp_pat
     with pytest.raises(ValueError, match="backbone_name 'resnet18', the table 'resnet50'"):
         scripts[0].main([NAME, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out" / NAME).exists()
+
+
+def test_the_manifest_holds_what_agrees_with_the_original(scripts, released, tmp_path, monkeypatch):
+    convert, _ = scripts
+    path, out = released(), tmp_path / "out"
+    pixels = image(0, 40, 56)
+    model = EncNet.from_pytorch(path)
+    heads = model._heads.predict_on_batch(pixels[None].astype("float32"))
+    theirs = {f"40x56/{key}": np.array(value[0]) for key, value in heads.items()}
+
+    def original(command, check):
+        python, script, run, record, checkpoint, outputs, size = map(str, command)
+        assert (python, run, checkpoint, size) == ("its-python", "run", str(path), "40x56") and check
+        assert pathlib.Path(script) == SCRIPTS / "originals.py"
+        asked = json.loads(pathlib.Path(record).read_text())
+        assert asked["config"] == "encnet_r50-d8_4xb4-160k_ade20k-512x512"
+        assert (asked["format"], asked["num_classes"]) == ("mmsegmentation", 150)
+        np.savez(outputs, **{"40x56/image": pixels}, **theirs)
+
+    monkeypatch.setattr(convert, "SIZE", (40, 56))
+    monkeypatch.setattr(subprocess, "run", original)
+    command = [NAME, "--originals", "its-python", "--out", str(out)]
+    aux = theirs["40x56/aux"]
+    kept = aux[0, 0, 0]
+    aux[0, 0, 0] += 0.001 * np.abs(aux).max()
+    with pytest.raises(ValueError, match=f"{NAME} does not agree with the original: .*'aux': 0.00"):
+        convert.main(command)
+    assert not (out / "manifest.json").exists()
+
+    aux[0, 0, 0] = kept
+    convert.main(command)
+    differences = json.loads((out / "manifest.json").read_text())[NAME]["differences"]
+    assert sorted(differences) == ["aux", "logits", "se"] and max(differences.values()) < 1e-6
 
 
 def test_weights_that_changed_are_not_published(scripts, released, hub, tmp_path):
