@@ -1,4 +1,4 @@
-"""The command line: `keras-encnet demo | train | segment | evaluate | convert | presets`."""
+"""The command line: `keras-encnet demo | train | segment | evaluate | convert | export | presets`."""
 
 import argparse
 import pathlib
@@ -146,6 +146,27 @@ def convert(arguments):
     print(f"{model.count_params():,} parameters. Use them with {use}")
 
 
+def export(arguments):
+    import keras_encnet
+    from keras_encnet.export import verify
+
+    model = keras_encnet.EncNet.from_preset(arguments.model)
+    path = model.export(
+        arguments.path,
+        arguments.format,
+        outputs=tuple(arguments.outputs),
+        image_size=arguments.image_size and tuple(arguments.image_size),
+        batch_size=arguments.batch_size,
+        dtype=arguments.dtype,
+        quantize=arguments.quantize,
+        calibration=arguments.calibration,
+        version=arguments.version,
+    )
+    print(f"The model is in {path}.")
+    if arguments.verify:
+        print(verify(model, path, image_size=arguments.image_size, batch_size=arguments.batch_size))
+
+
 def presets(arguments):
     import keras_encnet
 
@@ -259,6 +280,24 @@ def _parser():
         help="corner rule of resizing; default: as the file says",
     )
     sub.add_argument("--dtype", choices=("float32", "float16"), help="of the stored kernels")
+
+    sub = command(export, "writes a file for servers and phones")
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("path", help="of the file, or of the SavedModel's directory")
+    sub.add_argument("--format", default="tf_saved_model", help="or onnx, litert, openvino")
+    sub.add_argument(
+        "--outputs",
+        nargs="+",
+        default=("labels", "presence"),
+        help="of labels, presence, logits and probabilities",
+    )
+    sub.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="take no other")
+    sub.add_argument("--batch-size", type=int, help="take as many images at a time, always")
+    sub.add_argument("--dtype", default="float32", help="float16 halves the file")
+    sub.add_argument("--quantize", help="int8, for onnx and litert")
+    sub.add_argument("--calibration", help="folder of images for the quantizer")
+    sub.add_argument("--version", type=int, help="of a SavedModel, below PATH")
+    sub.add_argument("--verify", action="store_true", help="run both, and compare")
 
     command(presets, "the published models")
     return parser

@@ -92,7 +92,7 @@ def segment(
     ((48, 70), dtype('uint8'), ('sky', 'road', 'car'))
     """
     ratios = _ratios(ratios)
-    rule = _rule(model.evaluation, resize, window, stride, ratios, protocol)
+    rule = evaluation_rule(model.evaluation, resize, window, stride, ratios, protocol)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size!r}, expected an integer of 1 or more.")
     labels = model.labels or [f"class {i}" for i in range(model.num_classes)]
@@ -128,7 +128,8 @@ class Rule(NamedTuple):
     protocol: str
 
 
-def _rule(evaluation, resize, window, stride, ratios, protocol):
+def evaluation_rule(evaluation, resize=None, window=None, stride=None, ratios=(1.0,), protocol=None):
+    """The `Rule` of a model's `evaluation`, overridden by arguments of `segment`."""
     evaluation = dict(evaluation or {})
     unknown = set(evaluation) - {"resize", "window", "stride", "protocol"}
     if unknown:

@@ -110,10 +110,15 @@ class ConvNorm(keras.layers.Layer):
             x = self._convolve(inputs, self.kernel)
             x = self._normalize(x)
         else:
-            gain = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
-            x = self._convolve(inputs, self.kernel * gain)
-            x = x + ops.cast(self.beta - self.moving_mean * gain, x.dtype)
+            kernel, bias = self.folded()
+            x = self._convolve(inputs, kernel)
+            x = x + ops.cast(bias, x.dtype)
         return ops.relu(x) if self.relu else x
+
+    def folded(self):
+        """The kernel and the bias of a convolution that does the same outside training."""
+        gain = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        return self.kernel * gain, self.beta - self.moving_mean * gain
 
     def _convolve(self, x, kernel):
         strides, padding = self.strides, "same"
@@ -174,3 +179,28 @@ def _normalize_fused(x, gamma, beta, epsilon):
         is_training=True,
     )
     return x, mean, variance
+
+
+class FoldedConvNorm(ConvNorm):
+    """`ConvNorm` outside training, its normalization folded into the weights once and for all.
+
+    Args:
+        kernel_dtype: dtype in which the kernel is stored.
+    """
+
+    def __init__(self, *args, kernel_dtype="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.kernel_dtype = kernel_dtype
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer="zeros",
+            dtype=self.kernel_dtype,
+            autocast=False,
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def folded(self):
+        return self.kernel, self.bias

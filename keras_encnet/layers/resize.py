@@ -12,16 +12,21 @@ def interpolation_matrix(in_size, out_size, align_corners):
     >>> keras.ops.convert_to_numpy(interpolation_matrix(2, 3, align_corners=True)).tolist()
     [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     """
+    return interpolation_weights(ops.arange(out_size), in_size, out_size, align_corners)
+
+
+def interpolation_weights(index, in_size, out_size, align_corners):
+    """The rows `index`, a tensor of any shape, of `interpolation_matrix`: `(*index, in_size)`."""
     in_length = ops.cast(in_size, "float32")
     out_length = ops.cast(out_size, "float32")
-    index = ops.cast(ops.arange(out_size), "float32")
+    index = ops.cast(index, "float32")
     if align_corners:
         source = index * ((in_length - 1) / ops.maximum(out_length - 1, 1))
     else:
         source = (index + 0.5) * (in_length / out_length) - 0.5
     source = ops.clip(source, 0, in_length - 1)
     column = ops.cast(ops.arange(in_size), "float32")
-    return ops.maximum(1 - ops.abs(source[:, None] - column), 0)
+    return ops.maximum(1 - ops.abs(ops.expand_dims(source, -1) - column), 0)
 
 
 @keras.saving.register_keras_serializable("keras_encnet")

@@ -249,6 +249,19 @@ class EncNet(SegmentationTrainer, keras.Model):
 
         save_preset(self, directory, dtype)
 
+    def export(self, path, format="tf_saved_model", **options):
+        """Writes a file for servers and phones; see `keras_encnet.export.export_model`.
+
+        Args:
+            path: of the file, or of the SavedModel's directory.
+            format: `"tf_saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
+            options: `outputs`, `image_size`, `batch_size`, `dtype`, `quantize`, `calibration`,
+                `version`.
+        """
+        from keras_encnet.export import export_model
+
+        return export_model(self, path, format, **options)
+
     def push_to_hub(self, repo, **options):
         """Publishes the model on the Hugging Face Hub; see `keras_encnet.presets.push_to_hub`."""
         from keras_encnet.presets import push_to_hub

@@ -1,5 +1,6 @@
 """Presets on disk: Keras's own directory format, without optimizer."""
 
+import contextlib
 import pathlib
 import shutil
 import tempfile
@@ -24,21 +25,30 @@ def save_preset(model, directory, dtype=None):
         FileExistsError: if `directory` holds something other than a preset.
         ValueError: if `dtype` is another one, or a weight is too large for it.
     """
+    with swapped_in(directory, "preset", FILES[0]) as made:
+        write_preset(model, made, dtype)
+
+
+@contextlib.contextmanager
+def swapped_in(directory, kind, marker):
+    """An empty directory to write to, which takes the place of `directory` if all goes well.
+
+    What is at `directory` has to be empty or hold the file `marker`, as a `kind` of thing does."""
     # The place itself, not a link to it.
     directory = pathlib.Path(directory).resolve()
     _clean_up(directory)
-    if directory.exists() and not _is_preset_or_empty(directory):
+    if directory.exists() and not _holds_or_empty(directory, marker):
         raise FileExistsError(
-            f"{directory} exists and is no preset (it lacks {FILES[0]}). Choose another directory."
+            f"{directory} exists and is no {kind} (it lacks {marker}). Choose another directory."
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = pathlib.Path(
         tempfile.mkdtemp(prefix=f".{directory.name}-unfinished-", dir=directory.parent)
     )
     try:
-        made = beside / "preset"
+        made = beside / "made"
         made.mkdir()
-        write_preset(model, made, dtype)
+        yield made
         old = _old(directory)
         if directory.exists():
             directory.rename(old)
@@ -98,8 +108,8 @@ def _halve(path):
     whole.unlink()
 
 
-def _is_preset_or_empty(directory):
-    return directory.is_dir() and ((directory / FILES[0]).is_file() or not any(directory.iterdir()))
+def _holds_or_empty(directory, marker):
+    return directory.is_dir() and ((directory / marker).is_file() or not any(directory.iterdir()))
 
 
 def whole(directory):

@@ -1,0 +1,7 @@
+"""From a model to a file that a server or a phone runs, and the proof that it does the same."""
+
+from keras_encnet.export.export import FORMATS, OUTPUTS, export_model
+from keras_encnet.export.runtimes import open_export
+from keras_encnet.export.verify import verify
+
+__all__ = ["FORMATS", "OUTPUTS", "export_model", "open_export", "verify"]

@@ -1,0 +1,192 @@
+"""One function a format, on Keras's own exporters: the graph, and what they leave out of it.
+
+Each takes an `ImageToLabels`, where to write, the shape of `images` (`None` where it is free) and the
+classes' names and colours.
+"""
+
+import json
+import pathlib
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+
+LARGE = 1024  # values of a weight that is worth halving
+
+
+def write_saved_model(graph, directory, shape, classes):
+    import tensorflow as tf
+
+    from keras_encnet.export.graph import ImageToLabels
+    from keras_encnet.export.image_bytes import label_png_from_bytes
+
+    images = [tf.TensorSpec(shape, "uint8", name="images")]
+    labels = ImageToLabels(graph.network, graph, ["labels"])
+    logits = ImageToLabels(graph.network, graph, ["logits"])
+    from_bytes = label_png_from_bytes(lambda images: labels(images)["labels"])
+    names = tf.constant(classes["labels"])
+    colours = tf.constant(classes["palette"], "uint8")
+
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint("serve", graph, images)
+    archive.add_endpoint("serving_default", graph, images)
+    archive.add_endpoint("logits", logits, images)
+    archive.add_endpoint(
+        "from_bytes", from_bytes, [tf.TensorSpec([None], "string", name="image_bytes")]
+    )
+    archive.add_endpoint("classes", lambda: {"labels": names, "palette": colours}, [])
+    archive.write_out(str(directory), verbose=False)
+    _write_warm_up(directory, shape)
+
+
+def write_onnx(graph, path, shape, classes, half=False, calibration=None):
+    import onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = pathlib.Path(scratch, "raw.onnx")
+        _export(graph, raw, "onnx", shape)
+        if calibration is not None:
+            raw = _quantized_onnx(raw, calibration)
+        model = onnx.load(raw)
+    sides = ("batch", "height", "width")
+    for value in (*model.graph.input, *model.graph.output):
+        # The presence has two axes, everything else at least three.
+        for side, dim in zip(sides, value.type.tensor_type.shape.dim, strict=False):
+            if dim.dim_param and (side == "batch" or len(value.type.tensor_type.shape.dim) > 2):
+                dim.dim_param = side
+    for key, value in classes.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    if half:
+        _halve_onnx(model.graph)
+    onnx.save(model, path)
+
+
+def write_litert(graph, path, shape, classes, half=False, calibration=None):
+    import tensorflow as tf
+
+    # Operations of TensorFlow itself would need a runtime that few have.
+    builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    options, spec = {}, {"supported_ops": builtins}
+    if half or calibration is not None:
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if half:
+        spec["supported_types"] = [tf.float16]
+    if calibration is not None:
+        spec["supported_ops"] = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, *builtins]
+        options["representative_dataset"] = lambda: ({"images": batch} for batch in calibration)
+    _export(graph, path, "litert", shape, target_spec=spec, **options)
+    # As LiteRT's own metadata tools do: what follows the model is a zip archive.
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", "\n".join(classes["labels"]))
+        archive.writestr("labels.json", json.dumps(classes))
+
+
+def write_openvino(graph, path, shape, classes):
+    import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = pathlib.Path(scratch, "raw.xml")
+        _export(graph, raw, "openvino", shape)
+        model = openvino.Core().read_model(raw)
+        for key, value in classes.items():
+            model.set_rt_info(json.dumps(value), ["model_info", key])
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+# Whose runtimes keep a float16 constant with a cast behind it as it is in the graph.
+KEEP_CASTS = ("tf_saved_model", "openvino")
+WRITERS = {
+    "tf_saved_model": write_saved_model,
+    "onnx": write_onnx,
+    "litert": write_litert,
+    "openvino": write_openvino,
+}
+
+
+def _export(graph, path, format, shape, **options):
+    signature = [keras.InputSpec("uint8", shape, name="images")]
+    graph.export(str(path), format, verbose=False, input_signature=signature, **options)
+
+
+# === TensorFlow Serving ===
+
+
+def _write_warm_up(directory, shape):
+    """Requests that TensorFlow Serving runs before it says that the model is ready."""
+    import tensorflow as tf
+
+    image = np.zeros([side or default for side, default in zip(shape, (1, 512, 512, 3), strict=True)])
+    png = tf.io.encode_png(tf.zeros((64, 64, 3), "uint8")).numpy()
+    extra = directory / "assets.extra"
+    extra.mkdir()
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as file:
+        file.write(_predict_log("serving_default", "images", image.astype("uint8")))
+        file.write(_predict_log("from_bytes", "image_bytes", np.array([png])))
+
+
+def _predict_log(signature, name, value):
+    """A `PredictionLog` of TensorFlow Serving's, whose messages are a package of their own."""
+    import tensorflow as tf
+
+    tensor = tf.make_tensor_proto(value).SerializeToString()
+    model_spec = _field(3, signature.encode())
+    request = _field(1, model_spec) + _field(2, _field(1, name.encode()) + _field(2, tensor))
+    return _field(6, _field(1, request))
+
+
+def _field(number, content):
+    """A field of a protocol buffer that holds bytes."""
+    length, size = [], len(content)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content
+
+
+# === ONNX ===
+
+
+def _halve_onnx(graph):
+    """Stores large weights in float16, each with a cast behind it, in loops too."""
+    from onnx import helper, numpy_helper
+
+    casts = []
+    for tensor in list(graph.initializer):
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == "float32" and value.ndim > 1 and value.size >= LARGE:
+            stored = numpy_helper.from_array(value.astype("float16"), f"{tensor.name}_float16")
+            graph.initializer.remove(tensor)
+            graph.initializer.append(stored)
+            casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=1))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _halve_onnx(attribute.g)
+    for cast in reversed(casts):
+        graph.node.insert(0, cast)
+
+
+def _quantized_onnx(path, calibration):
+    """Convolutions in 8-bit integers, by ONNX Runtime's own quantizer."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Images(CalibrationDataReader):
+        batches = iter(calibration)
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch}
+
+    quantized = path.with_stem("int8")
+    quantize_static(
+        path,
+        quantized,
+        Images(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return quantized

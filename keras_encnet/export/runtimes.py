@@ -1,0 +1,84 @@
+"""Each format's own runtime behind one call, for checks and measurements."""
+
+import pathlib
+
+
+def open_export(path, threads=None, precision="f32"):
+    """Loads an exported file in the runtime that it is for.
+
+    Args:
+        path: a SavedModel's directory, `.onnx`, `.tflite` or `.xml`.
+        threads: processor threads to use; default: the runtime's choice.
+        precision: OpenVINO's: `"f32"`, or `"bf16"`, which it would choose itself where it is fast.
+
+    Returns:
+        Function from `uint8` `images` `(batch, height, width, 3)` to a dictionary of arrays.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if its suffix is none of these.
+        ImportError: if the runtime is not installed.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
+    if path.is_dir():
+        return _saved_model(path)
+    if path.suffix == ".onnx":
+        return _onnx(path, threads)
+    if path.suffix == ".tflite":
+        return _litert(path, threads)
+    if path.suffix == ".xml":
+        return _openvino(path, threads, precision)
+    raise ValueError(
+        f"{path.name!r} is no exported model: expected a SavedModel's directory, .onnx, .tflite or .xml."
+    )
+
+
+def _saved_model(path):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    run = loaded.signatures["serving_default"]
+
+    def call(images):
+        return {name: value.numpy() for name, value in run(images=tf.constant(images)).items()}
+
+    # Its functions live as long as what they were loaded with.
+    call.loaded = loaded
+    return call
+
+
+def _onnx(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def _litert(path, threads):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        # The same interpreter, which TensorFlow still brings.
+        from tensorflow.lite import Interpreter
+    run = Interpreter(str(path), num_threads=threads).get_signature_runner()
+    return lambda images: run(images=images)
+
+
+def _openvino(path, threads, precision):
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(str(path), "CPU", config)
+
+    def call(images):
+        results = compiled(images)
+        return {output.get_any_name(): results[output] for output in compiled.outputs}
+
+    return call
