@@ -31,7 +31,8 @@ def open_export(path, threads=None, precision="f32"):
     if path.suffix == ".xml":
         return _openvino(path, threads, precision)
     raise ValueError(
-        f"{path.name!r} is no exported model: expected a SavedModel's directory, .onnx, .tflite or .xml."
+        f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, .tflite "
+        "or .xml."
     )
 
 

@@ -77,7 +77,7 @@ def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3
                     differences.get(name, 0), float(abs(found[name][0] - value).max() / scale)
                 )
         for _ in range(runs if i == 0 else 0):
-            times.append([_seconds(lambda: model.segment(image)), _seconds(lambda: run(batch))])
+            times.append([_seconds(model.segment, image), _seconds(run, batch)])
     seconds = np.median(times, axis=0)
     return Verification(
         NAMES["" if path.is_dir() else path.suffix],
@@ -112,9 +112,9 @@ def _in_float32(model):
     return copy
 
 
-def _seconds(call):
+def _seconds(call, images):
     start = time.perf_counter()
-    call()
+    call(images)
     return time.perf_counter() - start
 
 
