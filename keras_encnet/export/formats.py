@@ -12,13 +12,18 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_encnet.export.graph import (
+    ImageToLabels,
+    argmax_by_comparison,
+    one_by_one_in_a_vector,
+)
+
 LARGE = 1024  # values of a weight that is worth halving
 
 
 def write_saved_model(graph, directory, shape, classes):
     import tensorflow as tf
 
-    from keras_encnet.export.graph import ImageToLabels
     from keras_encnet.export.image_bytes import label_png_from_bytes
 
     images = [tf.TensorSpec(shape, "uint8", name="images")]
@@ -65,6 +70,7 @@ def write_onnx(graph, path, shape, classes, half=False, calibration=None):
 def write_litert(graph, path, shape, classes, half=False, calibration=None):
     import tensorflow as tf
 
+    graph.one_by_one = one_by_one_in_a_vector
     # Operations of TensorFlow itself would need a runtime that few have.
     builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
     options, spec = {}, {"supported_ops": builtins}
@@ -85,6 +91,7 @@ def write_litert(graph, path, shape, classes, half=False, calibration=None):
 def write_openvino(graph, path, shape, classes):
     import openvino
 
+    graph.argmax = argmax_by_comparison
     with tempfile.TemporaryDirectory() as scratch:
         raw = pathlib.Path(scratch, "raw.xml")
         _export(graph, raw, "openvino", shape)

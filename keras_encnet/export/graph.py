@@ -14,10 +14,45 @@ import keras
 from keras import ops
 
 from keras_encnet.inference.segment import evaluation_rule
-from keras_encnet.layers.conv_norm import ConvNorm, FoldedConvNorm
+from keras_encnet.layers import ConvNorm
 from keras_encnet.layers.resize import interpolation_matrix, interpolation_weights
 
 STRIP = 1 << 22  # how many full-size logits are made at a time
+
+
+class FoldedConvNorm(ConvNorm):
+    """`ConvNorm` outside training, its normalization folded into the weights once and for all.
+
+    Args:
+        kernel_dtype: dtype in which the kernel is stored.
+    """
+
+    def __init__(self, *args, kernel_dtype="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.kernel_dtype = kernel_dtype
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer="zeros",
+            dtype=self.kernel_dtype,
+            autocast=False,
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+
+    def folded(self):
+        return self.kernel, self.bias
+
+    def _convolve(self, x, kernel):
+        import tensorflow as tf
+
+        # Keras's convolution dilates by moving pixels into the batch and back, which costs time in
+        # every runtime. Gradients need it; here there are none.
+        side = self.kernel_size // 2
+        padding = "SAME" if self.strides == 1 else [[0, 0], [side, side], [side, side], [0, 0]]
+        kernel = ops.cast(kernel, x.dtype)
+        return tf.nn.conv2d(x, kernel, self.strides, padding, dilations=self.dilation_rate)
 
 
 def folded(model, kernel_dtype="float32"):
@@ -64,88 +99,104 @@ class ImageToLabels(keras.Model):
         self.align_corners = model.align_corners
         self.num_classes = model.num_classes
         self.wanted = tuple(outputs)
+        # A runtime may lack one way of doing these, or be slow at it.
+        self.argmax = argmax
+        self.one_by_one = one_by_one
         self.built = True
 
     def call(self, images):
-        results = {}
-        if {"labels", "presence"} & set(self.wanted):
-            scores, rows, columns, results["presence"] = self._look(images)
-            if "labels" in self.wanted:
-                results["labels"] = self._labels(scores, rows, columns)
-        if {"logits", "probabilities"} & set(self.wanted):
-            pixel = self.network(ops.cast(images, "float32"))["pixel"]
-            results["logits"] = _resize(pixel, _size(images), self.align_corners)
+        rule, wanted, results = evaluation_rule(self.evaluation), set(self.wanted), {}
+        whole = None
+        if wanted & {"logits", "probabilities"} or not (rule.resize or rule.window):
+            whole = self.network(ops.cast(images, "float32"))
+        if wanted & {"logits", "probabilities"}:
+            results["logits"] = _resize(whole["pixel"], _size(images), self.align_corners)
             results["probabilities"] = ops.softmax(results["logits"])
+        if wanted & {"labels", "presence"}:
+            size = view = _size(images)
+            aligned = rule.protocol == "pytorch-encoding"
+            if rule.resize:
+                view = fitted(size, rule.resize)
+                images = _resize_image(images, size, view, aligned)
+            axes = windows(view, rule)
+            if rule.resize or rule.window:
+                mosaic, results["presence"] = self._look(images, axes)
+            else:
+                mosaic = ops.expand_dims(whole["pixel"], 0)
+                results["presence"] = _presence(whole)
+            if "labels" in wanted:
+                results["labels"] = self._labels(mosaic, axes, size, rule)
         return {name: results[name] for name in self.wanted}
 
-    def _look(self, images):
-        """Scores, for each axis the matrix from them to the images' size, and the presence."""
-        rule = evaluation_rule(self.evaluation)
-        encoding = rule.protocol == "pytorch-encoding"
-        size = view = _size(images)
-        x = ops.cast(images, "float32")
-        if rule.resize:
-            view = fitted(size, rule.resize)
-            x = _resize_image(x, size, view, aligned=encoding)
-        window, stride = rule.window or (None, None), rule.stride or (None, None)
-        axes = [
-            Windows.along(*axis, shift_back=not encoding)
-            for axis in zip(view, window, stride, strict=True)
-        ]
-        logits, presence = self._coarse(x, axes)
-        if encoding:
-            scores = _averaged_exponentials(logits, axes, self.align_corners)
-            matrices = [None, None]
-        else:
-            scores = _side_by_side(logits, axes)
-            matrices = [
-                axis.average(axis.enlarge(side, self.align_corners))
-                for axis, side in zip(axes, ops.shape(logits)[2:4], strict=True)
-            ]
-        for i in range(2):
-            if rule.resize or matrices[i] is None:
-                back = interpolation_matrix(view[i], size[i], self.align_corners)
-                matrices[i] = back if matrices[i] is None else ops.matmul(back, matrices[i])
-        return scores, *matrices, presence
-
-    def _coarse(self, x, axes):
-        """The coarse logits of each window, `(windows, batch, h, w, classes)`, and mean presence."""
+    def _look(self, images, axes):
+        """The coarse logits of each window, `(windows, batch, h, w, classes)`, and the presence."""
+        rows, columns = axes
         # Windows that are not shifted back inside see black beyond the border.
         beyond = [axis.end - axis.view for axis in axes]
         if any(not known(side) or side for side in beyond):
-            x = ops.pad(x, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
+            images = ops.pad(images, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
 
         def look(start):
             top, left = start[0], start[1]
-            outputs = self.network(x[:, top : top + axes[0].length, left : left + axes[1].length])
-            presence = ops.sigmoid(outputs["se"]) if "se" in outputs else outputs["pixel"][:, 0, 0]
-            return outputs["pixel"], presence
+            window = images[:, top : top + rows.length, left : left + columns.length]
+            outputs = self.network(ops.cast(window, "float32"))
+            return outputs["pixel"], _presence(outputs)
 
-        rows, columns = axes
         if known(rows.count, columns.count) and rows.count * columns.count == 1:
-            logits, presence = (ops.expand_dims(each, 0) for each in look((0, 0)))
-        else:
-            starts = ops.reshape(
-                ops.stack(ops.meshgrid(rows.starts, columns.starts, indexing="ij"), -1), (-1, 2)
-            )
-            logits = (None, None, None, self.num_classes), "float32"
-            logits, presence = one_by_one(look, starts, logits, ((None, self.num_classes), "float32"))
+            logits, presence = look((0, 0))
+            return ops.expand_dims(logits, 0), presence
+        starts = ops.stack(ops.meshgrid(rows.starts, columns.starts, indexing="ij"), -1)
+        logits = (None, None, None, self.num_classes), "float32"
+        presence = (None, self.num_classes), "float32"
+        logits, presence = self.one_by_one(look, ops.reshape(starts, (-1, 2)), logits, presence)
         return logits, ops.mean(presence, axis=0)
 
-    def _labels(self, scores, rows, columns):
-        import tensorflow as tf
+    def _labels(self, mosaic, axes, size, rule):
+        _, batch, h, w, classes = ops.shape(mosaic)
+        view = [axis.view for axis in axes]
+        seen = [axis.enlarge(side, self.align_corners) for axis, side in zip(axes, (h, w), strict=True)]
+        back = [
+            interpolation_matrix(*sides, self.align_corners) for sides in zip(view, size, strict=True)
+        ]
+        if rule.protocol == "pytorch-encoding":
+            scores, row_size = _exponential_scores(mosaic, axes, seen[0], self.align_corners)
+            if rule.resize:
+                mosaic = self._in_strips(
+                    scores, view[0], row_size, (None, None, None, classes), "float32"
+                )
+                mosaic = ops.expand_dims(mosaic, 0)
+                scores, row_size = _linear_scores(mosaic, ops.expand_dims(back[0], 1), back[1])
+        else:
+            rows, columns = (axis.average(each) for axis, each in zip(axes, seen, strict=True))
+            if rule.resize:
+                rows, columns = ops.matmul(back[0], rows), ops.matmul(back[1], columns)
+            rows = ops.reshape(rows, (size[0], axes[0].count, h))
+            scores, row_size = _linear_scores(mosaic, rows, columns)
 
         dtype = "uint8" if self.num_classes <= 255 else "uint16"
 
         def label(index):
-            values = _product(ops.take(rows, index, axis=0), scores, columns)
-            # Not Keras's argmax, which sees to negative zeros by an operation that OpenVINO lacks.
-            return ops.cast(tf.argmax(values, axis=-1, output_type="int32"), dtype)
+            return ops.cast(self.argmax(scores(index)), dtype)
 
-        batch, _, _, classes = ops.shape(scores)
-        width = ops.shape(columns)[0]
-        each = batch * width * classes
-        return in_strips(label, ops.shape(rows)[0], each, (None, None, None), dtype)
+        return self._in_strips(label, size[0], row_size, (None, None, None), dtype)
+
+    def _in_strips(self, function, rows, row_size, shape, dtype):
+        """`function` of the numbers 0 to `rows` − 1, as many at a time as `STRIP` allows.
+
+        What it gives has those rows along axis 1, and takes `row_size` values for each on the way."""
+        step = least(most(STRIP // row_size, 1), rows)
+        count = (rows + step - 1) // step
+        if known(count) and count == 1:
+            return function(ops.arange(rows))
+        index = ops.reshape(ops.minimum(ops.arange(count * step), rows - 1), (count, step))
+        strips = self.one_by_one(function, index, (shape, dtype))
+        strips = ops.moveaxis(strips, 0, 1)
+        batch, _, _, *rest = ops.shape(strips)
+        return ops.reshape(strips, (batch, count * step, *rest))[:, :rows]
+
+
+def _presence(outputs):
+    return ops.sigmoid(outputs["se"]) if "se" in outputs else outputs["pixel"][:, 0, 0]
 
 
 # === Sizes, which may be integers or scalar tensors ===
@@ -188,17 +239,6 @@ class Windows(NamedTuple):
     starts: Any
     end: Any
 
-    @classmethod
-    def along(cls, view, window, stride, *, shift_back):
-        if window is None:
-            return cls(view, 1, view, ops.zeros(1, "int32"), view)
-        count = (most(view - window, 0) + stride - 1) // stride + 1
-        starts = ops.arange(count) * stride
-        if not shift_back:
-            return cls(view, count, window, starts, (count - 1) * stride + window)
-        length = least(window, view)
-        return cls(view, count, length, ops.minimum(starts, view - length), view)
-
     def offsets(self):
         """Where each pixel of the axis is in each window, `(view, count)`, inside or not."""
         return ops.expand_dims(ops.arange(self.view), 1) - self.starts
@@ -219,6 +259,22 @@ class Windows(NamedTuple):
         offsets = self.offsets()
         inside = ops.cast((offsets >= 0) & (offsets < self.length), "float32")
         return inside / ops.sum(inside, axis=1, keepdims=True)
+
+
+def windows(view, rule):
+    """The `Windows` of both axes."""
+    if not rule.window:
+        return [Windows(side, 1, side, ops.zeros(1, "int32"), side) for side in view]
+    axes = []
+    for side, length, stride in zip(view, rule.window, rule.stride, strict=True):
+        count = (most(side - length, 0) + stride - 1) // stride + 1
+        starts = ops.arange(count) * stride
+        if rule.protocol == "pytorch-encoding":
+            axes.append(Windows(side, count, length, starts, (count - 1) * stride + length))
+        else:
+            length = least(length, side)
+            axes.append(Windows(side, count, length, ops.minimum(starts, side - length), side))
+    return axes
 
 
 # === Resizing ===
@@ -246,8 +302,9 @@ def _resize_image(x, size, view, aligned):
         low, weight = _aligned_taps(old, new) if aligned else _taps(old, new)
         high = ops.minimum(low + 1, old - 1)
         weight = ops.reshape(weight, (-1, 1, 1) if axis == 1 else (-1, 1))
-        below = ops.take(x, ops.maximum(low, 0), axis=axis)
-        x = below + weight * (ops.take(x, high, axis=axis) - below)
+        below = ops.cast(ops.take(x, ops.maximum(low, 0), axis=axis), "float32")
+        above = ops.cast(ops.take(x, high, axis=axis), "float32")
+        x = below + weight * (above - below)
     return x if aligned else ops.floor(x + 0.5)
 
 
@@ -267,55 +324,96 @@ def _aligned_taps(old, new):
     return low, ops.clip(at - ops.cast(low, "float32"), 0, 1)
 
 
-# === Windows ===
+# === Scores of rows of the image ===
 
 
-def _side_by_side(logits, axes):
-    """From the logits of each window to those of all of them, side by side as they were cut."""
-    rows, columns = (axis.count for axis in axes)
-    _, batch, h, w, classes = ops.shape(logits)
-    x = ops.reshape(logits, (rows, columns, batch, h, w * classes))
-    x = ops.transpose(x, (2, 0, 3, 1, 4))
-    return ops.reshape(x, (batch, rows * h, columns * w, classes))
+def _linear_scores(mosaic, rows, columns):
+    """mmsegmentation's: a function of row numbers, and the size of a row of what it gives.
+
+    `mosaic` is `(windows, batch, h, w, classes)`, `rows` `(height, windows down, h)`, `columns`
+    `(width, windows across · w)`."""
+    _, batch, _, w, classes = ops.shape(mosaic)
+    width, samples = ops.shape(columns)
+
+    def scores(index):
+        x = ops.sum(_rows_of(mosaic, ops.take(rows, index, axis=0)), axis=0)
+        x = ops.matmul(columns, _beside(x, batch, samples // w, w * classes, classes))
+        return ops.reshape(x, (batch, ops.shape(index)[0], width, classes))
+
+    return scores, batch * width * classes
 
 
-def _averaged_exponentials(logits, axes, align_corners):
-    """PyTorch-Encoding's scores at the size of the image that the windows were cut from."""
+def _exponential_scores(mosaic, axes, enlarge_rows, align_corners):
+    """PyTorch-Encoding's, of the image that the windows were cut from: the same."""
     rows, columns = axes
-    _, batch, h, w, classes = ops.shape(logits)
-    x = ops.reshape(logits, (rows.count, columns.count, batch, h, w * classes))
-    x = ops.transpose(x, (0, 2, 3, 1, 4))
-    x = ops.reshape(x, (rows.count, batch, h, columns.count * w * classes))
-    enlarge_rows, shares = rows.enlarge(h, align_corners), rows.shares()
+    _, batch, _, w, classes = ops.shape(mosaic)
     enlarge_columns = interpolation_matrix(w, columns.length, align_corners)
     average_columns = columns.average(ops.one_hot(columns.offsets(), columns.length))
+    shares = rows.shares()
 
-    def strip(index):
-        enlarge = ops.transpose(ops.take(enlarge_rows, index, axis=0), (1, 0, 2))
-        y = ops.matmul(ops.expand_dims(enlarge, 1), x)
-        y = ops.matmul(enlarge_columns, ops.reshape(y, (-1, w, classes)))
-        # float32 overflows at 88, and these are added up.
-        y = ops.exp(ops.minimum(y, 80))
+    def scores(index):
         count = ops.shape(index)[0]
-        y = ops.reshape(y, (rows.count, batch, count, columns.count * columns.length * classes))
-        share = ops.transpose(ops.take(shares, index, axis=0))
-        y = ops.sum(ops.reshape(share, (rows.count, 1, count, 1)) * y, axis=0)
-        y = ops.reshape(y, (batch * count, columns.count * columns.length, classes))
-        y = ops.matmul(average_columns, y)
-        return ops.reshape(y, (batch, count, columns.view, classes))
+        x = _rows_of(mosaic, ops.take(enlarge_rows, index, axis=0))
+        x = ops.matmul(enlarge_columns, ops.reshape(x, (-1, w, classes)))
+        # float32 overflows at 88, and these are added up.
+        x = ops.exp(ops.minimum(x, 80))
+        share = ops.reshape(ops.transpose(ops.take(shares, index, axis=0)), (rows.count, 1, count, 1))
+        row = columns.length * classes
+        x = ops.sum(share * ops.reshape(x, (rows.count, columns.count * batch, count, row)), axis=0)
+        x = ops.matmul(average_columns, _beside(x, batch, columns.count, row, classes))
+        return ops.reshape(x, (batch, count, columns.view, classes))
 
-    each = batch * rows.count * columns.count * columns.length * classes
-    return in_strips(strip, rows.view, each, (None, None, None, classes), "float32")
+    return scores, batch * rows.count * columns.count * columns.length * classes
 
 
-# === Loops ===
+def _rows_of(mosaic, weights):
+    """Rows `(down, across · batch, rows, w · classes)` of windows, by weights `(rows, down, h)`."""
+    _, batch, h, w, classes = ops.shape(mosaic)
+    down = ops.shape(weights)[1]
+    mosaic = ops.reshape(mosaic, (down, -1, h, w * classes))
+    return ops.matmul(ops.expand_dims(ops.transpose(weights, (1, 0, 2)), 1), mosaic)
+
+
+def _beside(x, batch, across, row, classes):
+    """From rows `(across · batch, rows, row)` of windows to `(batch · rows, across · …, classes)`."""
+    if known(across) and across == 1:
+        return ops.reshape(x, (-1, row // classes, classes))
+    x = ops.reshape(x, (across, batch, -1, row))
+    return ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (-1, across * (row // classes), classes))
+
+
+# === What runtimes do differently ===
+
+
+def argmax(scores):
+    """The first largest along the last axis, by TensorFlow's operation.
+
+    Keras's sees to negative zeros, by another operation that OpenVINO lacks."""
+    import tensorflow as tf
+
+    return tf.argmax(scores, axis=-1, output_type="int32")
+
+
+def argmax_by_comparison(scores):
+    """The same. To OpenVINO an argmax is a sort, five times slower."""
+    classes = scores.shape[-1]
+    largest = scores >= ops.max(scores, axis=-1, keepdims=True)
+    return ops.min(ops.where(largest, ops.arange(classes, dtype="float32"), float(classes)), axis=-1)
 
 
 def one_by_one(function, elements, *specs):
     """`function` of each element, stacked; a tensor, or a tuple of them, of these (shape, dtype)."""
     import tensorflow as tf
 
-    # What a loop gathers is a vector that grows: lists of tensors are not for every runtime.
+    specs = tuple(tf.TensorSpec(*spec) for spec in specs)
+    signature = specs if len(specs) > 1 else specs[0]
+    return tf.map_fn(function, elements, fn_output_signature=signature, parallel_iterations=1)
+
+
+def one_by_one_in_a_vector(function, elements, *specs):
+    """The same, gathered in a vector that grows: LiteRT has no lists of tensors of any size."""
+    import tensorflow as tf
+
     def step(i, gathered):
         found = function(elements[i])
         found = found if isinstance(found, tuple) else (found,)
@@ -341,18 +439,3 @@ def one_by_one(function, elements, *specs):
         for (vector, dims), (shape, _) in zip(gathered, specs, strict=True)
     )
     return stacked if len(stacked) > 1 else stacked[0]
-
-
-def in_strips(function, rows, row_size, shape, dtype):
-    """`function` of the numbers 0 to `rows` − 1, as many at a time as `STRIP` allows.
-
-    What it gives has those rows along axis 1, of `row_size` values on the way there; so has this."""
-    step = least(most(STRIP // row_size, 1), rows)
-    count = (rows + step - 1) // step
-    if known(count) and count == 1:
-        return function(ops.arange(rows))
-    index = ops.minimum(ops.arange(count * step), rows - 1)
-    strips = one_by_one(function, ops.reshape(index, (count, step)), (shape, dtype))
-    strips = ops.moveaxis(strips, 0, 1)
-    batch, _, _, *rest = ops.shape(strips)
-    return ops.reshape(strips, (batch, count * step, *rest))[:, :rows]

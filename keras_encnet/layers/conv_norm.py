@@ -179,28 +179,3 @@ def _normalize_fused(x, gamma, beta, epsilon):
         is_training=True,
     )
     return x, mean, variance
-
-
-class FoldedConvNorm(ConvNorm):
-    """`ConvNorm` outside training, its normalization folded into the weights once and for all.
-
-    Args:
-        kernel_dtype: dtype in which the kernel is stored.
-    """
-
-    def __init__(self, *args, kernel_dtype="float32", **kwargs):
-        super().__init__(*args, **kwargs)
-        self.kernel_dtype = kernel_dtype
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer="zeros",
-            dtype=self.kernel_dtype,
-            autocast=False,
-        )
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
-
-    def folded(self):
-        return self.kernel, self.bias
