@@ -71,6 +71,8 @@ def write_litert(graph, path, shape, classes, half=False, calibration=None):
     import tensorflow as tf
 
     graph.one_by_one = one_by_one_in_a_vector
+    # TensorFlow's converter crashes at a loop whose count it knows.
+    graph.windows_at_once = None not in shape[1:]
     # Operations of TensorFlow itself would need a runtime that few have.
     builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
     options, spec = {}, {"supported_ops": builtins}

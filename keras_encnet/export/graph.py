@@ -49,8 +49,8 @@ class FoldedConvNorm(ConvNorm):
 
         # Keras's convolution dilates by moving pixels into the batch and back, which costs time in
         # every runtime. Gradients need it; here there are none.
-        side = self.kernel_size // 2
-        padding = "SAME" if self.strides == 1 else [[0, 0], [side, side], [side, side], [0, 0]]
+        side = self.dilation_rate * (self.kernel_size - 1) // 2
+        padding = [[0, 0], [side, side], [side, side], [0, 0]]
         kernel = ops.cast(kernel, x.dtype)
         return tf.nn.conv2d(x, kernel, self.strides, padding, dilations=self.dilation_rate)
 
@@ -102,6 +102,7 @@ class ImageToLabels(keras.Model):
         # A runtime may lack one way of doing these, or be slow at it.
         self.argmax = argmax
         self.one_by_one = one_by_one
+        self.windows_at_once = False
         self.built = True
 
     def call(self, images):
@@ -134,6 +135,8 @@ class ImageToLabels(keras.Model):
         # Windows that are not shifted back inside see black beyond the border.
         beyond = [axis.end - axis.view for axis in axes]
         if any(not known(side) or side for side in beyond):
+            # As float32, for LiteRT pads no bytes.
+            images = ops.cast(images, "float32")
             images = ops.pad(images, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
 
         def look(start):
@@ -145,6 +148,13 @@ class ImageToLabels(keras.Model):
         if known(rows.count, columns.count) and rows.count * columns.count == 1:
             logits, presence = look((0, 0))
             return ops.expand_dims(logits, 0), presence
+        if self.windows_at_once:
+            outputs = self.network(ops.cast(_cut(images, axes), "float32"))
+            pixel = outputs["pixel"]
+            _, h, w, classes = ops.shape(pixel)
+            windows = rows.count * columns.count
+            presence = ops.reshape(_presence(outputs), (windows, -1, classes))
+            return ops.reshape(pixel, (windows, -1, h, w, classes)), ops.mean(presence, axis=0)
         starts = ops.stack(ops.meshgrid(rows.starts, columns.starts, indexing="ij"), -1)
         logits = (None, None, None, self.num_classes), "float32"
         presence = (None, self.num_classes), "float32"
@@ -193,6 +203,17 @@ class ImageToLabels(keras.Model):
         strips = ops.moveaxis(strips, 0, 1)
         batch, _, _, *rest = ops.shape(strips)
         return ops.reshape(strips, (batch, count * step, *rest))[:, :rows]
+
+
+def _cut(images, axes):
+    """All windows of all images, `(windows · batch, height, width, 3)`."""
+    for axis, along in enumerate(axes, 1):
+        inside = ops.expand_dims(along.starts, 1) + ops.arange(along.length)
+        images = ops.take(images, ops.reshape(inside, (-1,)), axis=axis)
+    rows, columns = axes
+    sides = rows.count, rows.length, columns.count, columns.length * 3
+    images = ops.transpose(ops.reshape(images, (-1, *sides)), (1, 3, 0, 2, 4))
+    return ops.reshape(images, (-1, rows.length, columns.length, 3))
 
 
 def _presence(outputs):

@@ -1,0 +1,116 @@
+"""Every format in its own runtime, beside the model."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from models import classes_in, float32, tiny
+
+from golden.weights import image
+from keras_encnet.export import FORMATS, open_export
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("TensorFlow writes the formats", allow_module_level=True)
+for package in ("tf2onnx", "onnxruntime", "openvino", "scipy"):
+    pytest.importorskip(package)
+
+LABELS = [f"thing {i}" for i in range(7)]
+WINDOWS = {"resize": [160, 100], "window": 64, "stride": 40}
+SIZES = (97, 131), (64, 72)
+
+
+def clear(logits):
+    """The pixels whose best two logits are apart by more than 2e-4 of the largest one."""
+    first, second = np.sort(logits, axis=-1)[..., -1:-3:-1].transpose(3, 0, 1, 2)
+    return first - second > 2e-4 * abs(logits).max()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_free_sizes_agree_with_the_model(format, tmp_path):
+    model = tiny(labels=LABELS)
+    path = model.export(tmp_path / "model", format, outputs=["labels", "presence", "logits"])
+    run = open_export(path)
+    for size in SIZES:
+        images = np.stack([image(seed, *size) for seed in range(2)])
+        found, logits = run(images), model.predict(images, verbose=0)
+        assert set(found) == {"labels", "presence", "logits"}
+        assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
+        assert found["labels"].dtype == "uint8" and classes_in(found["labels"]) >= 4
+        sure = clear(logits)
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(found["labels"][sure], logits.argmax(-1)[sure])
+        presence = [result.presence for result in model.segment(list(images))]
+        np.testing.assert_allclose(found["presence"], presence, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_fixed_size_and_windows(format, tmp_path):
+    model = tiny(evaluation=WINDOWS, align_corners=True)
+    path = model.export(str(tmp_path / "model"), format, image_size=(97, 131), batch_size=1)
+    found, wanted = open_export(path)(image(0, 97, 131)[None]), model.segment(image(0, 97, 131))
+    assert set(found) == {"labels", "presence"}
+    assert np.mean(found["labels"][0] == wanted.label_map) > 0.9998
+    np.testing.assert_allclose(found["presence"][0], wanted.presence, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_float16_halves_the_file(format, tmp_path):
+    model = tiny()
+    path = model.export(tmp_path / "model", format, outputs=["logits"], dtype="float16")
+    whole = sum(np.prod(weight.shape) for weight in model._coarse.weights) * 4
+    weights = {
+        "tf_saved_model": lambda: path / "variables" / "variables.data-00000-of-00001",
+        "openvino": lambda: path.with_suffix(".bin"),
+    }.get(format, lambda: path)()
+    # Files hold the graph, too, of which a tiny network has much for its few weights.
+    graph = 350_000 if weights == path else 30_000
+    assert weights.stat().st_size < 0.5 * whole + graph
+    images = image(0, 97, 131)[None]
+    found, logits = open_export(path)(images)["logits"], model.predict(images, verbose=0)
+    assert 1e-6 < abs(found - logits).max() / abs(logits).max() < 5e-3
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_a_mixed_model_is_exported_in_float32(dtype, tmp_path):
+    model = tiny(dtype)
+    run = open_export(model.export(tmp_path / "model", "openvino", outputs="logits"))
+    images = image(0, 97, 131)[None]
+    wanted = float32(model).predict(images, verbose=0)
+    assert abs(run(images)["logits"] - wanted).max() < 1e-5 * abs(wanted).max()
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_onnx_says_what_it_is(tmp_path):
+    import onnx
+
+    path = tiny(labels=LABELS).export(tmp_path / "model.onnx", "onnx")
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    metadata = {each.key: json.loads(each.value) for each in model.metadata_props}
+    assert metadata["labels"] == LABELS and len(metadata["palette"]) == len(LABELS)
+    (images,) = model.graph.input
+    sides = [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim]
+    assert images.name == "images" and sides == ["batch", "height", "width", 3]
+    assert {output.name for output in model.graph.output} == {"labels", "presence"}
+
+
+def test_openvino_says_what_it_is(tmp_path):
+    import openvino
+
+    path = tiny(labels=LABELS).export(tmp_path / "model", "openvino")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    model = openvino.Core().read_model(path)
+    assert json.loads(model.get_rt_info(["model_info", "labels"]).astype(str)) == LABELS
+    assert model.input().get_any_name() == "images"
+
+
+def test_litert_says_what_it_is(tmp_path):
+    path = tiny(labels=LABELS, se_head=False).export(tmp_path / "model", "litert")
+    assert path.name == "model.tflite"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().split("\n") == LABELS
+        assert json.loads(archive.read("labels.json"))["labels"] == LABELS
+    # Without SE head there is no presence.
+    assert set(open_export(path)(image(0, 64, 64)[None])) == {"labels"}

@@ -1,0 +1,147 @@
+"""The graph that is exported, before any format: what `segment` answers, for sizes of any kind."""
+
+import keras
+import numpy as np
+import pytest
+from models import classes_in, tiny
+
+from golden.weights import image
+from keras_encnet.inference.segment import _fit
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the graph is TensorFlow's", allow_module_level=True)
+
+import tensorflow as tf
+
+from keras_encnet.export import graph as module
+from keras_encnet.export.graph import (
+    ImageToLabels,
+    argmax,
+    argmax_by_comparison,
+    fitted,
+    folded,
+    one_by_one_in_a_vector,
+)
+
+EVALUATIONS = {
+    "whole": None,
+    "resized": {"resize": [160, 80]},
+    "small windows": {"window": 48},
+    "resized and windows": {"resize": [200, 120], "window": [48, 64], "stride": [30, 41]},
+    "encoding": {"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"},
+    "encoding as it is": {"window": 48, "protocol": "pytorch-encoding"},
+}
+SIZES = (97, 131), (64, 70), (120, 48)
+
+
+def traced(graph, size=(None, None), batch=None):
+    spec = tf.TensorSpec((batch, *size, 3), "uint8")
+    return tf.function(graph, input_signature=[spec], autograph=False)
+
+
+@pytest.fixture(params=[False, True], ids=["corners", "aligned"])
+def model(request):
+    return tiny(align_corners=request.param)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+@pytest.mark.parametrize("loop", [None, one_by_one_in_a_vector], ids=["list", "vector"])
+def test_labels_and_presence_are_those_of_segment(model, name, loop, monkeypatch):
+    monkeypatch.setattr(module, "STRIP", 20_000)  # several strips
+    model.evaluation = EVALUATIONS[name]
+    graph = ImageToLabels(folded(model), model, ["labels", "presence"])
+    if loop:
+        graph.one_by_one, graph.argmax = loop, argmax_by_comparison
+    free = traced(graph)
+    for size in SIZES:
+        images = np.stack([image(seed, *size) for seed in range(2)])
+        wanted = model.segment(list(images))
+        assert max(classes_in(each.label_map) for each in wanted) >= 4
+        for function in (free, traced(graph, size)) if size == SIZES[0] else (free,):
+            found = function(images)
+            for i, each in enumerate(wanted):
+                # Where two classes are as good as equal, rounding decides.
+                assert np.mean(found["labels"][i] != each.label_map) < 2e-4
+                np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
+
+
+def test_windows_at_once_are_windows_one_by_one(model):
+    model.evaluation = EVALUATIONS["resized and windows"]
+    graph = ImageToLabels(folded(model), model, ["labels", "presence"])
+    images = np.stack([image(seed, 97, 131) for seed in range(2)])
+    one_by_one = traced(graph)(images)
+    graph.windows_at_once = True
+    at_once = traced(graph)(images)
+    np.testing.assert_array_equal(at_once["labels"], one_by_one["labels"])
+    np.testing.assert_allclose(at_once["presence"], one_by_one["presence"], atol=1e-6)
+
+
+def test_logits_are_the_models_whatever_its_evaluation(model):
+    images = image(3, 97, 131)[None]
+    wanted = model.predict(images, verbose=0)
+    model.evaluation = EVALUATIONS["resized and windows"]
+    graph = ImageToLabels(folded(model), model, ["probabilities", "logits"])
+    found = traced(graph)(images)
+    assert list(found) == ["probabilities", "logits"]
+    assert abs(found["logits"] - wanted).numpy().max() < 1e-5 * abs(wanted).max()
+    odds = np.exp(wanted.astype("float64"))
+    np.testing.assert_allclose(found["probabilities"], odds / odds.sum(-1, keepdims=True), atol=1e-5)
+
+
+def test_folding_leaves_no_norm_of_a_convolution_and_no_training():
+    model = tiny()
+    network = folded(model)
+    layers = list(network._flatten_layers(include_self=False))
+    norms = [layer.name for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert norms == ["encoding_norm"]
+    assert not any(layer.name.startswith("aux") for layer in layers)
+    concrete = traced(ImageToLabels(network, model, ["labels"])).get_concrete_function()
+    kinds = {node.op for node in concrete.graph.as_graph_def().node}
+    assert not kinds & {"FusedBatchNormV3", "RandomUniform", "StatelessRandomUniformV2"}
+    assert not kinds & {"SpaceToBatchND", "BatchToSpaceND"}
+
+
+def test_more_than_255_classes():
+    model = tiny(num_classes=300)
+    found = traced(ImageToLabels(folded(model), model, ["labels"]))(image(0, 64, 64)[None])["labels"]
+    assert found.dtype == "uint16"
+    np.testing.assert_array_equal(found[0], model.segment(image(0, 64, 64)).label_map)
+
+
+def test_a_backbone_of_ones_own_in_half_precision():
+    def convolution(x, channels, strides=1):
+        return keras.layers.Conv2D(channels, 3, strides, padding="same", dtype="mixed_float16")(x)
+
+    pixels = keras.Input((None, None, 3))
+    shallow = convolution(pixels, 8, 4)
+    x = keras.layers.BatchNormalization(dtype="mixed_float16")(convolution(shallow, 8, 2))
+    model = module_model(keras.Model(pixels, [shallow, x]))
+    found = traced(ImageToLabels(folded(model), model, ["logits"]))(image(0, 64, 80)[None])["logits"]
+    wanted = model.predict(image(0, 64, 80)[None], verbose=0)
+    # Half precision has eleven bits.
+    assert 1e-6 < abs(found - wanted).numpy().max() / abs(wanted).max() < 2e-2
+
+
+def module_model(backbone):
+    from keras_encnet import EncNet
+
+    return EncNet(backbone, 3, head_channels=8, num_codes=4, dtype="mixed_float16")
+
+
+@pytest.mark.parametrize("bound", [(2048, 512), (2048, 1024), (2049, 1025), (520, 520), (200, 80)])
+def test_sizes_are_those_that_segment_finds(bound):
+    function = tf.function(
+        lambda h, w: fitted((h, w), bound), input_signature=[tf.TensorSpec((), "int32")] * 2
+    )
+    rng = np.random.default_rng(0)
+    known = [(1024, 2048), (3000, 4000), (360, 480), (97, 131), (1080, 1920), (683, 1024)]
+    for height, width in known + rng.integers(32, 6000, (60, 2)).tolist():
+        wanted = _fit((height, width), bound)
+        assert fitted((height, width), bound) == wanted
+        assert tuple(int(side) for side in function(height, width)) == wanted
+
+
+@pytest.mark.parametrize("function", [argmax, argmax_by_comparison])
+def test_the_first_of_the_largest_wins(function):
+    scores = tf.constant([[0.0, 3, 3, 1], [-1, -1, -1, -1], [5, 0, 5, 5], [-np.inf, 1, 0, 1]])
+    assert function(scores).numpy().tolist() == [1, 0, 0, 1]
