@@ -88,16 +88,20 @@ def export_model(
     _check_quantization(format, dtype, quantize, calibration)
     _check_packages(format, quantize)
     path = _target(path, format, version)
-    if keras.backend.backend() != "tensorflow":
-        options = {
-            "outputs": outputs,
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "dtype": dtype,
-            "quantize": quantize,
-        }
-        return _in_a_child(model, path, format, options, calibration)
+    options = {
+        "outputs": outputs,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "quantize": quantize,
+    }
+    write = _write if keras.backend.backend() == "tensorflow" else _write_in_a_child
+    with _beside(path, format) as made:
+        write(model, made, format, calibration, **options)
+    return path
 
+
+def _write(model, path, format, calibration, *, outputs, image_size, batch_size, dtype, quantize):
     from keras_encnet.export.formats import KEEP_CASTS, WRITERS
     from keras_encnet.export.graph import ImageToLabels, folded
 
@@ -108,9 +112,39 @@ def export_model(
         options["half"] = True
     network = folded(model, dtype if format in KEEP_CASTS else "float32")
     shape = (batch_size, *(image_size or (None, None)), 3)
-    with _beside(path, format) as made:
-        WRITERS[format](ImageToLabels(network, model, outputs), made, shape, classes(model), **options)
-    return path
+    WRITERS[format](ImageToLabels(network, model, outputs), path, shape, classes(model), **options)
+
+
+def _write_in_a_child(model, path, format, calibration, **options):
+    """Saves the model and has a process with TensorFlow export it, by the command line."""
+    command = [sys.executable, "-m", "keras_encnet.cli", "export"]
+    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
+        preset = pathlib.Path(scratch, "model")
+        save_preset(model, preset)
+        command += [preset, path, "--format", format]
+        for name, value in options.items():
+            if value is not None:
+                values = value if isinstance(value, (list, tuple)) else [value]
+                command += [f"--{name.replace('_', '-')}", *map(str, values)]
+        if calibration is not None:
+            folder = pathlib.Path(scratch, "calibration")
+            folder.mkdir()
+            for i, batch in enumerate(_calibration(calibration, None, None)):
+                Image.fromarray(batch[0]).save(folder / f"{i:06}.png")
+            command += ["--calibration", folder]
+        root = str(pathlib.Path(__file__).resolve().parents[2])
+        env = {
+            **os.environ,
+            "KERAS_BACKEND": "tensorflow",
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            # The card, if there is one, is this process's.
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+        child = subprocess.run(command, env=env, capture_output=True, text=True)
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or ["it said nothing"]
+        said = [line for line in lines if line.startswith("keras-encnet export: ")] or lines[-5:]
+        raise RuntimeError("\n".join(["Exporting with TensorFlow failed:", *said]))
 
 
 def classes(model):
@@ -178,7 +212,7 @@ def _check_quantization(format, dtype, quantize, calibration):
 def _check_packages(format, quantize):
     needs = (*NEEDS.get(format, ()), *(("onnxruntime",) if quantize and format == "onnx" else ()))
     for package in ("tensorflow", *needs):
-        if importlib.util.find_spec(package) is None:
+        if not importlib.util.find_spec(package):
             remedy = "keras-encnet[export]" if package in needs else "tensorflow"
             raise ImportError(
                 f"Writing {format!r} needs {package}, which is not installed: pip install '{remedy}'",
@@ -241,36 +275,3 @@ def _beside(path, format):
         # OpenVINO's weights, `.bin`, before the graph that reads them.
         for file in sorted(pathlib.Path(beside).iterdir()):
             file.replace(path.parent / file.name)
-
-
-def _in_a_child(model, path, format, options, calibration):
-    """Saves the model and has a process with TensorFlow export it, by the command line."""
-    command = [sys.executable, "-m", "keras_encnet.cli", "export"]
-    with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
-        preset = pathlib.Path(scratch, "model")
-        save_preset(model, preset)
-        command += [preset, path, "--format", format, "--outputs", *options["outputs"]]
-        for name in ("image_size", "batch_size", "dtype", "quantize"):
-            if options[name] is not None:
-                values = options[name] if isinstance(options[name], tuple) else [options[name]]
-                command += [f"--{name.replace('_', '-')}", *map(str, values)]
-        if calibration is not None:
-            folder = pathlib.Path(scratch, "calibration")
-            folder.mkdir()
-            for i, batch in enumerate(_calibration(calibration, None, None)):
-                Image.fromarray(batch[0]).save(folder / f"{i:06}.png")
-            command += ["--calibration", folder]
-        root = str(pathlib.Path(__file__).resolve().parents[2])
-        env = {
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-            # The card, if there is one, is this process's.
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        child = subprocess.run(command, env=env, capture_output=True, text=True)
-    if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["it said nothing"]
-        said = [line for line in lines if line.startswith("keras-encnet export: ")] or lines[-5:]
-        raise RuntimeError("\n".join(["Exporting with TensorFlow failed:", *said]))
-    return path

@@ -1,0 +1,157 @@
+"""What `model.export` accepts, refuses and leaves behind, on every backend."""
+
+import importlib.util
+import os
+
+import keras
+import numpy as np
+import pytest
+from models import float32, tiny
+
+from golden.weights import image
+from keras_encnet.cli import main
+from keras_encnet.export import open_export, verify
+
+pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_from_any_backend(dtype, tmp_path):
+    model = tiny(dtype, evaluation={"resize": [160, 80]})
+    path = model.export(tmp_path / "model", "litert", outputs=("labels", "logits"))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+    model = float32(model)
+    images = image(0, 97, 131)[None]
+    found, logits = open_export(path)(images), model.predict(images, verbose=0)
+    assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
+    assert np.mean(found["labels"][0] == model.segment(images[0]).label_map) > 0.9998
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"format": "caffe"}, "'tf_saved_model', 'onnx', 'litert', 'openvino'"),
+        ({"dtype": "bfloat16"}, "'onnx' with 'float16'"),
+        ({"outputs": ["labels", "masks"]}, "'labels', 'logits', 'probabilities', 'presence'"),
+        ({"outputs": []}, "expected one or more"),
+        ({"outputs": ["labels", "labels"]}, "expected one or more"),
+        ({"image_size": (31, 64)}, "of 32 or more"),
+        ({"image_size": 512}, r"expected \(height, width\)"),
+        ({"batch_size": 0}, "an integer of 1 or more"),
+        ({"version": 1, "format": "onnx"}, "for a SavedModel"),
+        ({"version": "one"}, "an integer"),
+        ({"quantize": "int8"}, "'int8' with 'onnx' or 'litert'"),
+        ({"quantize": "int4", "format": "onnx"}, "'int8' with 'onnx' or 'litert'"),
+        ({"quantize": "int8", "format": "litert"}, "needs `calibration=`"),
+        ({"calibration": "photos"}, "is not asked for"),
+    ],
+)
+def test_what_is_refused(model, options, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        model.export(tmp_path / "model", **{"format": "tf_saved_model", **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_presence_needs_its_head(tmp_path):
+    model = tiny(se_head=False)
+    with pytest.raises(ValueError, match="se_head=False"):
+        model.export(tmp_path / "model", "litert", outputs=["presence"])
+
+
+@pytest.mark.parametrize("format, package", [("onnx", "tf2onnx"), ("openvino", "openvino")])
+def test_a_missing_package_is_named(model, format, package, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != package and find(name))
+    with pytest.raises(ImportError, match=rf"{package}.*keras-encnet\[export\]"):
+        model.export(tmp_path / "model", format)
+
+
+def test_tensorflow_is_needed(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="needs tensorflow"):
+        model.export(tmp_path / "model")
+
+
+def test_what_was_there_is_replaced_or_kept(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "taken.tflite").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"a cat")
+    with pytest.raises(FileExistsError, match="photos exists and is no SavedModel"):
+        model.export(tmp_path / "photos")
+    with pytest.raises(FileExistsError, match="is a directory"):
+        model.export(tmp_path / "taken", "litert")
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"a cat"
+
+
+def test_nothing_half_written_is_left(model, tmp_path, monkeypatch):
+    (tmp_path / "model.tflite").write_bytes(b"before")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("in the middle")
+
+    if keras.backend.backend() == "tensorflow":
+        monkeypatch.setattr("keras_encnet.export.formats._export", fail)
+    else:
+        monkeypatch.setattr("keras_encnet.export.export.save_preset", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        model.export(tmp_path / "model", "litert")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+    assert (tmp_path / "model.tflite").read_bytes() == b"before"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_cannot_be_written(model, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        model.export(tmp_path / "model", "litert")
+
+
+def test_a_file_in_the_way_of_a_directory(model, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(OSError, match="file"):
+        model.export(tmp_path / "file" / "model", "litert")
+
+
+def test_the_command_line_verifies(tmp_path, capsys):
+    model = tiny()
+    model.save_to_preset(tmp_path / "preset")
+    command = f"export {tmp_path / 'preset'} {tmp_path / 'model'} --format litert --verify"
+    assert main([*command.split(), "--outputs", "labels", "presence", "logits"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "LiteRT beside the model",
+        "the same label: ",
+        "of logits: ",
+        "size: ",
+        "time: ",
+    ):
+        assert words in said
+    assert main(f"export {tmp_path / 'preset'} {tmp_path / 'x'} --format tflite".split()) == 1
+    assert "'litert'" in capsys.readouterr().err
+
+
+def test_verify_sees_what_differs(tmp_path):
+    model = tiny()
+    path = model.export(tmp_path / "model", "litert", outputs=["labels", "presence", "logits"])
+    good = verify(model, path, runs=1)
+    assert good.differences["logits"] < 1e-5 and good.labels > 0.9998
+    classifier = model.get_layer("pixel_logits")
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel, np.roll(bias, 1)])
+    bad = verify(model, path, [image(0, 64, 80)], runs=1)
+    assert bad.differences["logits"] > 0.01 and bad.labels < 0.9 and bad.images == 1
+    assert good.size == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "name, words", [("model.pt", "is no exported model"), ("gone.onnx", "There is no exported model")]
+)
+def test_what_is_no_export(name, words, tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        open_export(tmp_path / name)
