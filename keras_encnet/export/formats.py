@@ -12,6 +12,7 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_encnet.data.checks import MIN_SIZE
 from keras_encnet.export.graph import (
     ImageToLabels,
     argmax_by_comparison,
@@ -33,10 +34,23 @@ def write_saved_model(graph, directory, shape, classes):
     names = tf.constant(classes["labels"])
     colours = tf.constant(classes["palette"], "uint8")
 
+    def checked(graph):
+        def call(images):
+            # A server passes the message on to whoever sent the images.
+            enough = tf.debugging.assert_greater_equal(
+                tf.shape(images)[:3],
+                (1, MIN_SIZE, MIN_SIZE),
+                f"`images` must be one or more, of {MIN_SIZE} pixels or more on both sides.",
+            )
+            with tf.control_dependencies([enough]):
+                return graph(tf.identity(images))
+
+        return call
+
     archive = keras.export.ExportArchive()
-    archive.add_endpoint("serve", graph, images)
-    archive.add_endpoint("serving_default", graph, images)
-    archive.add_endpoint("logits", logits, images)
+    archive.add_endpoint("serve", checked(graph), images)
+    archive.add_endpoint("serving_default", checked(graph), images)
+    archive.add_endpoint("logits", checked(logits), images)
     archive.add_endpoint(
         "from_bytes", from_bytes, [tf.TensorSpec([None], "string", name="image_bytes")]
     )

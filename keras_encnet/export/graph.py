@@ -194,7 +194,7 @@ class ImageToLabels(keras.Model):
         """`function` of the numbers 0 to `rows` − 1, as many at a time as `STRIP` allows.
 
         What it gives has those rows along axis 1, and takes `row_size` values for each on the way."""
-        step = least(most(STRIP // row_size, 1), rows)
+        step = least(most(STRIP // most(row_size, 1), 1), rows)
         count = (rows + step - 1) // step
         if known(count) and count == 1:
             return function(ops.arange(rows))

@@ -2,6 +2,10 @@
 
 import pathlib
 
+import numpy as np
+
+from keras_encnet.data.checks import MIN_SIZE
+
 
 def open_export(path, threads=None, precision="f32"):
     """Loads an exported file in the runtime that it is for.
@@ -23,17 +27,36 @@ def open_export(path, threads=None, precision="f32"):
     if not path.exists():
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
     if path.is_dir():
-        return _saved_model(path)
+        return _checked(_saved_model(path))
     if path.suffix == ".onnx":
-        return _onnx(path, threads)
+        return _checked(_onnx(path, threads))
     if path.suffix == ".tflite":
-        return _litert(path, threads)
+        return _checked(_litert(path, threads))
     if path.suffix == ".xml":
-        return _openvino(path, threads, precision)
+        return _checked(_openvino(path, threads, precision))
     raise ValueError(
         f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, .tflite "
         "or .xml."
     )
+
+
+def _checked(run):
+    def call(images):
+        images = np.asarray(images)
+        shape = images.shape
+        if images.dtype != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise ValueError(
+                f"`images` is {images.dtype} of shape {shape}, expected uint8 of shape (batch, height, "
+                "width, 3). For a single image add an axis: images[None]."
+            )
+        if min(shape[1:3]) < MIN_SIZE:
+            raise ValueError(
+                f"`images` are {shape[1]}×{shape[2]} pixels (height×width), expected {MIN_SIZE} or "
+                "more on both sides."
+            )
+        return run(images)
+
+    return call
 
 
 def _saved_model(path):

@@ -148,6 +148,25 @@ def test_verify_sees_what_differs(tmp_path):
     assert good.size == path.stat().st_size
 
 
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return open_export(model.export(tmp_path_factory.mktemp("exported") / "model", "litert"))
+
+
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (np.zeros((0, 64, 64, 3), "uint8"), "uint8 of shape \\(0, 64, 64, 3\\)"),
+        (np.zeros((64, 64, 3), "uint8"), "images\\[None\\]"),
+        (np.zeros((1, 64, 64, 3), "float32"), "is float32"),
+        (np.zeros((1, 64, 31, 3), "uint8"), "64×31"),
+    ],
+)
+def test_what_is_no_batch_of_images(exported, images, words):
+    with pytest.raises(ValueError, match=words):
+        exported(images)
+
+
 @pytest.mark.parametrize(
     "name, words", [("model.pt", "is no exported model"), ("gone.onnx", "There is no exported model")]
 )

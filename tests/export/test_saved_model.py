@@ -76,6 +76,13 @@ def test_signatures(model, served):
     np.testing.assert_array_equal(classes["palette"], model.palette)
 
 
+@pytest.mark.parametrize("shape", [(0, 64, 64, 3), (1, 31, 64, 3)])
+def test_what_it_cannot_take_is_said(served, shape):
+    run = tf.saved_model.load(str(served)).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of 32 pixels or more on both sides"):
+        run(images=tf.zeros(shape, "uint8"))
+
+
 def test_photographs_of_any_size_and_a_broken_one(model, served):
     from_bytes = tf.saved_model.load(str(served)).signatures["from_bytes"]
     files, images = [], []

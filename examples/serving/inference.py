@@ -1,0 +1,272 @@
+"""The model, and the queue of images that wait for it."""
+
+import asyncio
+import colorsys
+import contextlib
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from prometheus_client import Histogram
+from starlette.exceptions import HTTPException
+
+BATCH_SIZES = Histogram(
+    "encnet_batch_size", "Images that were run together.", buckets=(1, 2, 4, 8, 16, 32)
+)
+MODEL_SECONDS = Histogram("encnet_model_seconds", "Seconds that the model took for a batch.")
+
+
+# Of the promised time: how much of it is planned, for speeds change; and after how much an image is
+# answered or refused, for the answer has yet to be sent.
+PLANNED, ALL = 0.7, 0.85
+BATCH_PIXELS = 1 << 21  # run together at most; what a batch takes of memory grows with them
+# Memory of one large image, which would be kept for the next.
+GIVE_BACK = onnxruntime.RunOptions()
+GIVE_BACK.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+
+@dataclass(eq=False)
+class Job:
+    image: np.ndarray
+    answer: asyncio.Future
+    since: float
+
+
+class Model:
+    """An exported ONNX file: `images` in, `labels` and, if it has them, `presence` out.
+
+    Attributes:
+        labels: the classes' names.
+        palette: their colours, `uint8` `(classes, 3)`.
+        fixed: the `(batch, height, width)` that the file was exported for, 0 where it is free.
+
+    Raises:
+        ValueError: the file is no such model.
+    """
+
+    def __init__(self, path, threads):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        # Threads that wait busily would wait on the processors that decode and encode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=onnxruntime.get_available_providers()
+            )
+        except Exception as error:
+            raise ValueError(f"ONNX Runtime cannot load {str(path)!r}: {error}") from error
+        inputs = self.session.get_inputs()
+        outputs = {output.name: output for output in self.session.get_outputs()}
+        if [(i.name, i.type, len(i.shape)) for i in inputs] != [("images", "tensor(uint8)", 4)]:
+            given = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise ValueError(
+                f"{str(path)!r} has the inputs {given}; expected one, `images`, uint8 (batch, height, "
+                'width, 3): a file of model.export(path, format="onnx").'
+            )
+        if "labels" not in outputs:
+            raise ValueError(
+                f"{str(path)!r} has the outputs {', '.join(outputs)}; expected `labels`: leave "
+                "`outputs` of model.export as it is, or add it."
+            )
+        self.fixed = tuple(n if isinstance(n, int) else 0 for n in inputs[0].shape[:3])
+        self.outputs = [name for name in ("labels", "presence") if name in outputs]
+        known = self.session.get_modelmeta().custom_metadata_map
+        labels = json.loads(known.get("labels", "[]"))
+        palette = json.loads(known.get("palette", "[]"))
+        presence = outputs["presence"].shape[-1] if "presence" in outputs else None
+        classes = len(labels) or len(palette) or (presence if isinstance(presence, int) else 256)
+        labels = labels or [f"class {i}" for i in range(classes)]
+        self.labels = [
+            name if labels.count(name) == 1 else f"{name} (class {i})" for i, name in enumerate(labels)
+        ]
+        self.palette = np.array(palette or [_colour(i) for i in range(classes)], "uint8")
+        if self.palette.shape != (classes, 3):
+            raise ValueError(
+                f"{str(path)!r} has {classes} labels and a palette of shape {self.palette.shape}, "
+                f"expected ({classes}, 3): export it again."
+            )
+
+    def __call__(self, images):
+        """`labels` `(n, height, width)` and `presence` `(n, classes)`, or `None`, of `uint8` images
+        `(n, height, width, 3)`."""
+        count, batch = len(images), self.fixed[0] or len(images)
+        if count < batch:
+            images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
+        large = images[..., 0].size > BATCH_PIXELS
+        run = self.session.run(self.outputs, {"images": images}, GIVE_BACK if large else None)
+        found = dict(zip(self.outputs, run, strict=True))
+        presence = found.get("presence")
+        return found["labels"][:count], None if presence is None else presence[:count]
+
+
+class Cost:
+    """Seconds that an image takes by its pixels: a line through what the last images took."""
+
+    def __init__(self, memory=20):
+        self.keep = 1 - 1 / memory
+        self.sums = np.zeros(5)
+
+    def learn(self, pixels, seconds):
+        x = pixels / 1e6
+        self.sums = self.keep * self.sums + [1, x, seconds, x * x, x * seconds]
+
+    def __call__(self, pixels):
+        _, x, y, xx, xy = self.sums / self.sums[0]
+        variance, steepest = xx - x * x, y / x
+        if variance < (0.05 * x) ** 2:  # all of one size so far
+            slope = steepest
+        else:
+            slope = min(max((xy - x * y) / variance, 0), steepest)
+        return y + slope * (pixels / 1e6 - x)
+
+
+class Queue:
+    """Runs the model on the images that wait, those of one size together, and takes no more of them
+    than it can answer within `max_latency` seconds.
+
+    Args:
+        model: a `Model`.
+        workers: batches that run at the same time.
+        max_batch: images run together.
+        max_wait: seconds that an image waits for others of its size while a worker is idle.
+        max_latency: seconds from admission to answer that are promised; it is kept by refusing.
+        max_images, max_pixels: that are admitted at a time, whatever they cost: they take memory.
+    """
+
+    def __init__(self, model, *, workers, max_batch, max_wait, max_latency, max_images, max_pixels):
+        self.model, self.workers = model, workers
+        self.max_batch, self.max_wait, self.max_latency = max_batch, max_wait, max_latency
+        self.max_images, self.max_pixels = max_images, max_pixels
+        self.admitted = []  # pixels of each image between its header and its answer
+        self.waiting = []
+        self.cost = Cost()
+
+    def expected_wait(self, pixels=0):
+        """Seconds in which an image of so many pixels, if it were admitted now, would be answered."""
+        return sum(map(self.cost, self.admitted)) / self.workers + (self.cost(pixels) if pixels else 0)
+
+    def check(self, pixels=0):
+        """Raises `HTTPException` (503) if such an image could not be answered in time."""
+        full = len(self.admitted) >= self.max_images or sum(self.admitted) + pixels > self.max_pixels
+        late = self.expected_wait(pixels) > PLANNED * self.max_latency
+        # An idle worker takes whatever comes, for estimates may be wrong.
+        if len(self.admitted) >= self.workers and (full or late):
+            raise self.busy()
+
+    def busy(self):
+        seconds = math.ceil(self.expected_wait())
+        return HTTPException(
+            503,
+            f"The server is busy: {len(self.admitted)} images come first, and images that it cannot "
+            f"expect to answer within {self.max_latency:g} s are refused; try again in {seconds} s.",
+            {"Retry-After": str(seconds)},
+        )
+
+    @contextlib.contextmanager
+    def admit(self, pixels):
+        """Counts an image as admitted, and gives the time of it; raises what `check` does."""
+        self.check(pixels)
+        self.admitted.append(pixels)
+        try:
+            yield asyncio.get_running_loop().time()
+        finally:
+            self.admitted.remove(pixels)
+
+    async def run(self, image, since):
+        """Labels `(height, width)` and presence `(classes,)`, or `None`, of an image admitted then."""
+        job = Job(image, asyncio.get_running_loop().create_future(), since)
+        async with self.arrived:
+            self.waiting.append(job)
+            self.arrived.notify_all()
+        try:
+            return await job.answer
+        finally:
+            if job in self.waiting:  # nobody waits for it any more
+                self.waiting.remove(job)
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        """The time in which images are run."""
+        self.arrived = asyncio.Condition()
+        with ThreadPoolExecutor(self.workers, "model") as pool:
+            tasks = [asyncio.create_task(self._work(pool)) for _ in range(self.workers)]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    def warm_up(self):
+        """Seconds of the model's second answer; the first one also prepares it."""
+        batch, height, width = np.where(self.model.fixed, self.model.fixed, (1, 512, 512))
+        for _ in range(2):
+            start = time.perf_counter()
+            self.model(np.zeros((batch, height, width, 3), "uint8"))
+            seconds = time.perf_counter() - start
+        self.cost.learn(height * width, seconds / batch)
+        return seconds
+
+    async def _work(self, pool):
+        loop = asyncio.get_running_loop()
+        while True:
+            jobs = await self._next()
+            start = loop.time()
+            try:
+                images = np.stack([job.image for job in jobs])
+                answers = await loop.run_in_executor(pool, self._timed, images)
+                # Of this worker's time, not the model's alone: what waits, waits for the worker.
+                self.cost.learn(images[0, ..., 0].size, (loop.time() - start) / len(images))
+            except Exception as error:
+                answers = [error] * len(jobs)
+            for job, answer in zip(jobs, answers, strict=True):
+                self._finish(job, answer)
+
+    async def _next(self):
+        """The jobs to run together: the one that waits longest, and others of its size."""
+        now = asyncio.get_running_loop().time
+        async with self.arrived:
+            while True:
+                await self.arrived.wait_for(lambda: self.waiting)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self.waiting[0].since + self.max_wait):
+                        await self.arrived.wait_for(lambda: not self.waiting or self._batch()[1])
+                while self.waiting:  # and no other worker was faster
+                    jobs, _ = self._batch()
+                    run = len(jobs) * self.cost(jobs[0].image[..., 0].size)
+                    if now() - jobs[0].since < max(ALL * self.max_latency - run, self.max_latency / 2):
+                        self.waiting = [job for job in self.waiting if job not in jobs]
+                        return jobs
+                    self._finish(self.waiting.pop(0), self.busy())
+
+    def _finish(self, job, answer):
+        if job.answer.done():  # cancelled
+            return
+        if isinstance(answer, Exception):
+            job.answer.set_exception(answer)
+        else:
+            job.answer.set_result(answer)
+
+    def _batch(self):
+        height, width, _ = shape = self.waiting[0].image.shape
+        pixels = height * width
+        in_time = int(self.max_latency / 8 / self.cost(pixels))  # or the first would wait for the last
+        most = max(1, min(self.max_batch, BATCH_PIXELS // pixels, in_time))
+        jobs = [job for job in self.waiting if job.image.shape == shape][:most]
+        return jobs, len(jobs) == most
+
+    def _timed(self, images):
+        start = time.perf_counter()
+        labels, presence = self.model(images)
+        MODEL_SECONDS.observe(time.perf_counter() - start)
+        BATCH_SIZES.observe(len(images))
+        presence = [None] * len(labels) if presence is None else presence
+        return list(zip(labels, presence, strict=True))
+
+
+def _colour(i):
+    """Of a class that has none: hues far apart, in three tones."""
+    saturation, value = ((0.8, 0.9), (0.5, 1), (0.9, 0.6))[i % 3]
+    return [round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618034 % 1, saturation, value)]

@@ -1,0 +1,257 @@
+"""How much the server takes, and how fast, beside the model alone.
+
+    python load.py photo.jpg --url http://127.0.0.1:8000 --concurrency 4    # a closed loop
+    python load.py photo.jpg --url http://127.0.0.1:8000 --rate 20          # an open loop
+    python load.py photo.jpg --model model.onnx                             # the model alone
+    python load.py photo.jpg --overload model.onnx --promise 2    # the whole check
+
+A closed loop sends the next request when it has the answer to the last; an open loop sends at a fixed
+rate whatever comes back, as a crowd does, and counts an answer's time from when it was due. The check
+measures the model alone (ONNX Runtime on all processors in a process of its own: no server, no
+decoding, no encoding), starts a server with the options behind `--`, sends it three times as many
+images as the model alone could do, looks again ten seconds later, and ends with 1 where a promise was
+not kept. Clients and server share the processors.
+"""
+
+import argparse
+import asyncio
+import collections
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+HERE = Path(__file__).parent
+REFUSED = {429, 503}
+
+
+async def exchange(connection, request):
+    """One request over an open connection: the status of its answer."""
+    reader, writer = connection
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.I)[1]))
+    return int(head.split(b" ", 2)[1])
+
+
+async def send(address, request, idle):
+    """The status of a request's answer, over an idle connection if there is one; 0 if none came."""
+    while True:
+        fresh = not idle
+        try:
+            connection = await asyncio.open_connection(*address) if fresh else idle.pop()
+            status = await exchange(connection, request)
+        except (OSError, asyncio.IncompleteReadError):
+            if fresh:
+                return 0
+            continue  # an idle connection that the server has closed meanwhile
+        idle.append(connection)
+        return status
+
+
+async def measure(address, request, seconds, *, concurrency=None, rate=None, watch=None):
+    """`(due, status, latency)` of each request, in seconds since the start."""
+    records, idle, start = [], [], time.perf_counter()
+    watching = asyncio.create_task(watch()) if watch else None
+
+    async def one(due):
+        status = await send(address, request, idle)
+        records.append((due, status, time.perf_counter() - start - due))
+
+    async def loop():
+        while (due := time.perf_counter() - start) < seconds:
+            await one(due)
+
+    if concurrency:
+        await asyncio.gather(*(loop() for _ in range(concurrency)))
+    else:
+        tasks = []
+        for i in range(round(rate * seconds)):
+            await asyncio.sleep(start + i / rate - time.perf_counter())
+            tasks.append(asyncio.create_task(one(i / rate)))
+        await asyncio.gather(*tasks)
+    for _, writer in idle:
+        writer.close()
+    if watching:
+        watching.cancel()
+    return records
+
+
+def percentiles(latencies):
+    p50, p90, p99 = np.percentile(latencies, [50, 90, 99]) if len(latencies) else [np.nan] * 3
+    return f"p50 {p50:.3f} s, p90 {p90:.3f} s, p99 {p99:.3f} s"
+
+
+def report(name, records, seconds):
+    """Prints what came back; images answered a second while requests were being sent."""
+    answered = [latency for _, status, latency in records if status == 200]
+    in_time = sum(due + latency <= seconds for due, status, latency in records if status == 200)
+    counts = collections.Counter(status for _, status, _ in records)
+    statuses = ", ".join(f"{count} × {status or 'no answer'}" for status, count in counts.items())
+    print(f"{name}: {in_time / seconds:.2f} images/s; {percentiles(answered)}; {statuses}", flush=True)
+    refused = [latency for _, status, latency in records if status in REFUSED]
+    if refused:
+        print(f"    refusals: {percentiles(refused)}")
+    return in_time / seconds
+
+
+def alone(path, photo, seconds, threads, workers):
+    """The model on a decoded photo, without a server: images a second, processor seconds an image,
+    latencies."""
+    import images
+    import inference
+
+    pixels = images.decode(images.open_image(photo.read_bytes(), 1 << 40))[None]
+    model = inference.Model(path, threads)
+    model(pixels)
+    latencies, start, work = [], time.perf_counter(), time.process_time()
+
+    def loop():
+        while time.perf_counter() - start < seconds:
+            before = time.perf_counter()
+            model(pixels)
+            latencies.append(time.perf_counter() - before)
+
+    loops = [threading.Thread(target=loop) for _ in range(workers)]
+    for each in loops:
+        each.start()
+    for each in loops:
+        each.join()
+    rate = len(latencies) / (time.perf_counter() - start)
+    return rate, (time.process_time() - work) / len(latencies), latencies
+
+
+def bare(path, options):
+    """The best that the model alone does, one image at a time or as many as there are processors, in
+    a process of its own."""
+    command = [sys.executable, __file__, options.photo, "--model", path, "--json"]
+    command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    rate, work, latencies, workers = json.loads(done.stdout)
+    print(
+        f"the model alone, {workers} at a time: {rate:.2f} images/s; {percentiles(latencies)}; "
+        f"{work:.3f} processor seconds an image",
+        flush=True,
+    )
+    return rate
+
+
+def memory(process):
+    """Resident bytes of a process, on Linux."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def work(process):
+    """Processor seconds of a process, on Linux."""
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ")[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def overload(options, body):
+    """Overloads a server and prints what comes of it; whether it keeps its promises."""
+    path, calm, flood = options.overload, options.seconds / 2, options.seconds
+    rates = [bare(path, options)]
+    command = [sys.executable, str(HERE / "server.py"), path, "--port", "0", *options.server]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        said = server.stdout.readline().strip()
+        print(said, flush=True)
+        url = urlsplit(said.rsplit(" ", 1)[-1])
+        address, request = (url.hostname, url.port), prepared(body, url.netloc)
+        before = asyncio.run(measure(address, request, calm, concurrency=1))
+        report("one client, before", before, calm)
+
+        sizes, start = [], work(server)
+        watch = functools.partial(watching, server, sizes)
+        rate = 3 * rates[0]
+        during = asyncio.run(measure(address, request, flood, rate=rate, watch=watch))
+        got = report(f"three times as many, {rate:.1f} a second", during, flood)
+        accepted = [latency for _, status, latency in during if status == 200]
+        each = (work(server) - start) / len(accepted)
+        print(f"    {each:.3f} processor seconds of the server for an image that it answered")
+        print(f"    memory: {' '.join(f'{size / 1e6:.0f}' for size in sizes[:: len(sizes) // 10])} MB")
+
+        time.sleep(10)
+        after = asyncio.run(measure(address, request, calm, concurrency=1))
+        report("one client, 10 s after", after, calm)
+    finally:
+        server.terminate()
+        server.wait()
+    rates.append(bare(path, options))
+
+    share, p99 = got / np.mean(rates), np.percentile(accepted, 99)
+    half = len(sizes) // 2
+    early, late = max(sizes[:half]) / 1e6, max(sizes[half:]) / 1e6
+    was, now = (np.median([latency for _, _, latency in part]) for part in (before, after))
+    checks = {
+        f"throughput: {share:.0%} of the model alone; 80 % or more": share >= 0.8,
+        f"p99 of the accepted: {p99:.2f} s; {options.promise:g} s or less": p99 <= options.promise,
+        "the others: 429 or 503": {status for _, status, _ in during} <= REFUSED | {200},
+        f"memory: {late:.0f} MB after {early:.0f} MB; at most a tenth more": late <= 1.1 * early,
+        f"median 10 s after: {now:.3f} s, {was:.3f} s before; half more at most": now <= 1.5 * was,
+    }
+    for text, good in checks.items():
+        print("ok  " if good else "FAIL", text)
+    return all(checks.values())
+
+
+async def watching(server, sizes):
+    while True:
+        sizes.append(memory(server))
+        await asyncio.sleep(0.2)
+
+
+def prepared(body, host):
+    return (
+        f"POST /segment HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+
+
+def main():
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("photo", help="the image to send")
+    add("--url", default="http://127.0.0.1:8000", help="a running server")
+    add("--seconds", type=float, default=20)
+    add("--concurrency", type=int, default=1, help="closed loop: requests at a time")
+    add("--rate", type=float, help="open loop: requests a second")
+    add("--model", help="an ONNX file: measure the model alone")
+    add("--overload", help="an ONNX file: measure it, start a server for it, overload that")
+    add("--promise", type=float, default=5, help="p99 in seconds: the server's --max-latency")
+    add("--threads", type=int, default=os.cpu_count(), help="processor threads of the model alone")
+    add("--json", action="store_true", help="print the figures of the model alone for a program")
+    options = parser.parse_args(arguments[:split])
+    options.server = ["--max-latency", str(options.promise), *arguments[split + 1 :]]
+    photo = Path(options.photo)
+    if options.json:
+        parts = sorted({1, options.threads})
+        seconds = options.seconds / len(parts)
+        found = [(*alone(options.model, photo, seconds, options.threads, n), n) for n in parts]
+        print(json.dumps(max(found)))
+    elif options.model:
+        bare(options.model, options)
+    elif options.overload:
+        sys.exit(not overload(options, photo.read_bytes()))
+    else:
+        url = urlsplit(options.url)
+        address, request = (url.hostname, url.port or 80), prepared(photo.read_bytes(), url.netloc)
+        loop = {"rate": options.rate} if options.rate else {"concurrency": options.concurrency}
+        records = asyncio.run(measure(address, request, options.seconds, **loop))
+        report("the server", records, options.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,373 @@
+"""A server for an exported EncNet: photographs in, label maps out.
+
+    python server.py model.onnx --port 8000
+
+Needs onnxruntime, starlette, uvicorn, prometheus-client, pillow and numpy, and nothing of keras-encnet.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import images
+import inference
+import numpy as np
+import prometheus_client
+import uvicorn
+from prometheus_client import Counter, Gauge, Histogram
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+PAGE = Path(__file__).with_name("page.html")
+# The page needs nothing from anywhere else, and may not.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; connect-src 'self'"
+)
+BODIES = 16  # bodies of the largest size that are held at a time
+CLIENT_GONE = 499  # the usual status, in logs, of an answer that nobody reads
+
+REQUESTS = Counter("encnet_requests", "Answers to POST /segment.", ["status"])
+LATENCY = Histogram(
+    "encnet_latency_seconds",
+    "From a request's header to its answer, of those that got a label map.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+IN_FLIGHT = Gauge("encnet_requests_in_flight", "Requests to /segment that are being answered.")
+WAITING = Gauge("encnet_queue_length", "Images that wait for the model.")
+EXPECTED_WAIT = Gauge("encnet_expected_wait_seconds", "Until all admitted images are answered.")
+
+
+async def segment(request):
+    """`POST /segment`: an image's bytes in, PNG or JSON out."""
+    start = time.perf_counter()
+    with IN_FLIGHT.track_inprogress():
+        try:
+            kind = preferred(request.headers.get("accept", "*/*"))
+            request.app.state.queue.check()  # before the body is read, which is work too
+            body = await read_body(request)
+            response = await unless_gone(request, answer(request, kind, body, start))
+            LATENCY.observe(time.perf_counter() - start)
+        except HTTPException as refusal:
+            response = JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_GONE)
+        except Exception:
+            logging.exception("The model failed.")
+            message = "The model failed on this image; the server's log has the details."
+            response = JSONResponse({"error": message}, 500)
+    REQUESTS.labels(response.status_code).inc()
+    return response
+
+
+async def answer(request, kind, body, start):
+    state, options = request.app.state, request.app.state.options
+    in_thread = asyncio.get_running_loop().run_in_executor
+    try:
+        async with asyncio.timeout(options.timeout):
+            opened = await in_thread(state.codecs, images.open_image, body, options.max_pixels)
+            with state.queue.admit(opened.width * opened.height) as since:
+                image = await in_thread(state.codecs, images.decode, opened)
+                check_size(image, state.model.fixed)
+                labels, presence = await state.queue.run(image, since)
+                result = labels, presence, state.model.labels, state.model.palette
+                if kind == "image/png":
+                    png = await in_thread(state.codecs, images.encode, labels, state.model.palette)
+                    return Response(png, media_type=kind)
+                with_map = request.query_params.get("label_map", "0") not in ("0", "false")
+                found = await in_thread(state.codecs, as_record, *result, with_map)
+                return JSONResponse(found | {"seconds": round(time.perf_counter() - start, 4)})
+    except TimeoutError:
+        raise HTTPException(
+            503,
+            f"The image was not answered within {options.timeout:g} s; send a smaller one, or try "
+            "again later.",
+            {"Retry-After": "1"},
+        ) from None
+
+
+def as_record(labels, presence, names, palette, with_map):
+    """The JSON answer: classes with their areas, largest first, and presence."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(names))
+    presence = [None] * len(names) if presence is None else np.round(presence, 6).tolist()
+    record = {
+        "height": labels.shape[0],
+        "width": labels.shape[1],
+        "labels": [
+            {
+                "label": names[i],
+                "index": int(i),
+                "area": float(counts[i] / labels.size),
+                "presence": presence[i],
+                "color": palette[i].tolist(),
+            }
+            for i in np.argsort(-counts, kind="stable")
+            if counts[i]
+        ],
+        "presence": None if presence[0] is None else dict(zip(names, presence, strict=True)),
+    }
+    if with_map:
+        record["label_map"] = base64.b64encode(images.encode(labels, palette)).decode()
+    return record
+
+
+def preferred(accept):
+    """`image/png` or `application/json`, whichever an `Accept` header likes better."""
+    likes = {}
+    for entry in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in entry.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        with contextlib.suppress(ValueError):
+            likes[kind] = float(quality)
+
+    def like(kind):
+        group = kind.split("/")[0] + "/*"
+        return likes.get(kind, likes.get(group, likes.get("*/*", 0)))
+
+    best = max(("application/json", "image/png"), key=like)
+    if not like(best):
+        raise HTTPException(
+            406, f"The answer is asked for as {accept!r}; expected image/png or application/json."
+        )
+    return best
+
+
+async def read_body(request):
+    """The request's body, read no further than the limits on its size and time allow."""
+    state, options = request.app.state, request.app.state.options
+    kind, length = request.headers.get("content-type", ""), request.headers.get("content-length", "0")
+    if kind.startswith("multipart/"):
+        raise HTTPException(
+            415,
+            f"What was sent is a form ({kind.split(';')[0]}); {images.EXPECTED}, as curl "
+            "--data-binary @photo.jpg sends it.",
+        )
+    too_large = HTTPException(
+        413, f"The body has more than {options.max_body:,} bytes; send a smaller image."
+    )
+    if int(length) > options.max_body:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(options.body_timeout):
+            async for chunk in request.stream():
+                body += chunk
+                state.uploading += len(chunk)
+                if len(body) > options.max_body:
+                    raise too_large
+                if state.uploading > BODIES * options.max_body:
+                    raise HTTPException(503, "Too many uploads; try again later.", {"Retry-After": "1"})
+    except TimeoutError:
+        raise HTTPException(
+            408,
+            f"Only {len(body):,} bytes of the body came within {options.body_timeout:g} s; send a "
+            "smaller image, or over a faster line.",
+            {"Connection": "close"},
+        ) from None
+    finally:
+        state.uploading -= len(body)
+    if not body:
+        raise HTTPException(400, f"What was sent is empty; {images.EXPECTED}.")
+    return bytes(body)
+
+
+def check_size(image, fixed):
+    height, width, _ = image.shape
+    if height != (fixed[1] or height) or width != (fixed[2] or width):
+        raise HTTPException(
+            422,
+            f"The image is {width} × {height} (width × height), expected {fixed[2]} × {fixed[1]}, for "
+            "which this model was exported; resize it, or export the model for any size.",
+        )
+
+
+async def unless_gone(request, work):
+    """What `work` gives; when the client hangs up, the work is dropped."""
+
+    async def gone():
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(work), asyncio.create_task(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def not_found(request, error):
+    message = f"There is no {request.url.path}; POST an image to /segment, or look at / in a browser."
+    return JSONResponse({"error": message}, 404)
+
+
+async def wrong_method(request, error):
+    allowed = error.headers["Allow"]
+    message = f"{request.url.path} was asked for with {request.method}; expected {allowed}."
+    return JSONResponse({"error": message}, 405, error.headers)
+
+
+async def page(request):
+    return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+async def classes(request):
+    model = request.app.state.model
+    return JSONResponse(
+        [
+            {"index": i, "label": label, "color": color}
+            for i, (label, color) in enumerate(zip(model.labels, model.palette.tolist(), strict=True))
+        ]
+    )
+
+
+async def health(request):
+    state = request.app.state
+    record = {"live": True, "ready": state.ready, "warm_up_seconds": round(state.warm_up_seconds, 4)}
+    return JSONResponse(record, 200 if state.ready else 503)
+
+
+async def metrics(request):
+    return Response(
+        prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST
+    )
+
+
+class Protocol(H11Protocol):
+    """uvicorn's own, but a connection on which no request comes to an end is closed."""
+
+    patience = 30
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self.look, self.cycle)
+
+    def look(self, last):
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not answering and self.cycle is last:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(self.patience, self.look, self.cycle)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    with ThreadPoolExecutor(os.cpu_count(), "codec") as app.state.codecs:
+        async with app.state.queue.running():
+            app.state.ready = True
+            yield
+            app.state.ready = False
+
+
+def make_app(model, queue, options):
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/segment", segment, methods=["POST"]),
+            Route("/classes", classes),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
+        exception_handlers={404: not_found, 405: wrong_method},
+        lifespan=lifespan,
+    )
+    app.state.model, app.state.queue, app.state.options = model, queue, options
+    app.state.ready, app.state.uploading = False, 0
+    WAITING.set_function(lambda: len(queue.waiting))
+    EXPECTED_WAIT.set_function(queue.expected_wait)
+    return app
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description="Serves an exported EncNet: POST an image to /segment, or open / in a browser.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    cores = os.cpu_count()
+    add("model", help="the ONNX file that model.export wrote")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
+    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--workers", type=int, default=min(2, cores), help="batches that run at the same time")
+    add(
+        "--threads",
+        type=int,
+        default=cores,
+        help="processor threads of the model",
+    )
+    add("--max-batch", type=int, default=4, help="images of one size that are run together")
+    add(
+        "--max-wait",
+        type=float,
+        default=0,
+        help="ms that an idle worker waits for more images",
+    )
+    add("--max-latency", type=float, default=5, help="s within which images are answered, or refused")
+    add("--max-queue", type=int, default=64, help="images that are admitted at a time")
+    add("--max-body", type=int, default=20_000_000, help="bytes of an image file")
+    add("--max-pixels", type=int, default=16_000_000, help="pixels of an image")
+    add("--timeout", type=float, default=30, help="s after which an admitted image is given up")
+    add("--body-timeout", type=float, default=15, help="s that sending a request may take")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    try:
+        listener = socket.create_server((options.host, options.port), backlog=1024)
+    except OSError as error:
+        sys.exit(f"Cannot listen on {options.host}:{options.port}: {error}. Choose another --port.")
+    try:
+        model = inference.Model(options.model, options.threads)
+    except ValueError as error:
+        sys.exit(str(error))
+    queue = inference.Queue(
+        model,
+        workers=options.workers,
+        max_batch=model.fixed[0] or options.max_batch,
+        max_wait=options.max_wait / 1000,
+        max_latency=options.max_latency,
+        max_images=options.max_queue,
+        max_pixels=4 * options.max_pixels,
+    )
+    app = make_app(model, queue, options)
+    app.state.warm_up_seconds = queue.warm_up()
+    Protocol.patience = options.body_timeout
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=options.body_timeout + options.timeout,
+    )
+    host, port = listener.getsockname()[:2]
+    print(
+        f"Serving {options.model} ({len(model.labels)} classes, {app.state.warm_up_seconds:.2f} s at "
+        f"warm-up) at http://{host}:{port}",
+        flush=True,
+    )
+    # To which uvicorn leaves it when what was in flight has been answered.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

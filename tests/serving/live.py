@@ -1,0 +1,113 @@
+"""A server in a process of its own, and images to send it."""
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SERVING = Path(__file__).parents[2] / "examples" / "serving"
+
+
+class Server:
+    """A server in a process of its own, and the questions that a client asks it."""
+
+    def __init__(self, process, port):
+        self.process, self.port = process, port
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+
+    def request(self, method, path, body=None, **headers):
+        """`(status, headers, bytes)` of an answer."""
+        with contextlib.closing(self.connect()) as connection:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, names)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def get(self, path):
+        return self.request("GET", path)
+
+    def segment(self, body, accept="application/json", query=""):
+        """`(status, answer)`: the decoded JSON, or the bytes of the PNG."""
+        status, headers, answer = self.request("POST", f"/segment{query}", body, Accept=accept)
+        is_json = headers["Content-Type"] == "application/json"
+        return status, json.loads(answer) if is_json else answer
+
+    @contextlib.contextmanager
+    def raw(self, *pieces):
+        """A connection over which `pieces` have been sent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+            yield connection
+
+    def metric(self, name):
+        text = self.get("/metrics")[2].decode()
+        return next(
+            float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " ")
+        )
+
+    def memory(self):
+        return self.metric("process_resident_memory_bytes")
+
+    def stop(self, patience=20):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(patience)
+
+
+def reply(connection):
+    """`(status, headers, bytes)` of an answer that comes over a raw connection."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer.status, answer.headers, answer.read()
+
+
+@contextlib.contextmanager
+def running(model, *options):
+    command = [
+        sys.executable,
+        str(SERVING / "server.py"),
+        str(model),
+        "--port",
+        "0",
+        *map(str, options),
+    ]
+    # Nothing of ours is needed beside it.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        assert line, "the server did not start"
+        yield Server(process, int(line.strip().rsplit(":", 1)[1]))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def photo(height=48, width=64, work=0, seed=0):
+    """Random `uint8` pixels, and about as many milliseconds of `work` for the fake model."""
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), "uint8")
+    image[:16, :16] = 0  # however it is compressed
+    image[0, 0, 0] = work
+    return image
+
+
+def png(image, **options):
+    return written(image, "PNG", **options)
+
+
+def written(image, format, mode=None, **options):
+    picture, out = Image.fromarray(image), io.BytesIO()
+    (picture.convert(mode) if mode else picture).save(out, format, **options)
+    return out.getvalue()
