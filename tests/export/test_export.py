@@ -6,11 +6,11 @@ import os
 import keras
 import numpy as np
 import pytest
-from models import float32, tiny
 
 from golden.weights import image
 from keras_encnet.cli import main
 from keras_encnet.export import open_export, verify
+from models import float32, tiny
 
 pytest.importorskip("tensorflow")
 

@@ -6,10 +6,10 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from models import classes_in, float32, tiny
 
 from golden.weights import image
 from keras_encnet.export import FORMATS, open_export
+from models import classes_in, float32, tiny
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow writes the formats", allow_module_level=True)

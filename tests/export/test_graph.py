@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from models import classes_in, tiny
 
 from golden.weights import image
 from keras_encnet.inference.segment import _fit
+from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the graph is TensorFlow's", allow_module_level=True)

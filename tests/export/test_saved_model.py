@@ -9,10 +9,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from models import classes_in, tiny
 from PIL import Image
 
 from golden.weights import image
+from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel is TensorFlow's", allow_module_level=True)
