@@ -13,6 +13,8 @@ since the process began. Besides:
     {"what": "product"}      rates of matrix products, in operations a second: ask another process,
                              for some of the memory that they take stays taken
     {"what": "compare", "paths": [a, b]}    the share of equal pixels in two saved label maps
+    {"what": "export", "path": ..., "format": "onnx"}    writes the model; other options are those of
+                             `model.export`, and "norms": true leaves batch norms beside convolutions
 """
 
 import argparse
@@ -29,6 +31,7 @@ from turns import forget_peak, peak_mb, serve
 
 from keras_encnet import EncNet
 from keras_encnet.convert.state import load_state, pytorch_shape, variable_keys
+from keras_encnet.export import graph
 from keras_encnet.layers import ConvNorm, Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
@@ -166,6 +169,17 @@ class Ours:
         ours, theirs = (np.load(path) for path in paths)
         return {"agreement": float((ours == theirs).mean())}
 
+    def export(self, path, norms=False, calibrate=None, **options):
+        if calibrate:
+            options |= {"quantize": "int8", "calibration": list(self.images(8, *calibrate))}
+        folded = graph.folded
+        if norms:
+            graph.folded = lambda model, *_: with_norms(model)
+        try:
+            return {"path": str(self.model.export(path, **options))}
+        finally:
+            graph.folded = folded
+
     def images(self, batch, height, width):
         images = np.stack([image(seed, height, width) for seed in range(batch)])
         return ops.convert_to_tensor(images) if self.cuda else images
@@ -227,6 +241,39 @@ class Clock:
         result = self.function(*args, **kwargs)
         self.seconds.append(time.perf_counter() - start)
         return result
+
+
+class ConvThenNorm(graph.FoldedConvNorm):
+    """The convolution that is exported, with its batch norm behind it instead of inside."""
+
+    build = ConvNorm.build
+
+    def call(self, inputs):
+        x = ops.batch_normalization(
+            self._convolve(inputs, self.kernel),
+            self.moving_mean,
+            self.moving_variance,
+            axis=-1,
+            offset=self.beta,
+            scale=self.gamma,
+            epsilon=self.epsilon,
+        )
+        return ops.relu(x) if self.relu else x
+
+
+def with_norms(model):
+    """What `keras_encnet.export.graph.folded` gives, but with the batch norms as they are."""
+    pairs = []
+
+    def copy(layer):
+        kind = ConvThenNorm if isinstance(layer, ConvNorm) else type(layer)
+        pairs.append((layer, kind.from_config({**layer.get_config(), "dtype": "float32"})))
+        return pairs[-1][1]
+
+    network = keras.models.clone_model(model._coarse, clone_function=copy, recursive=True)
+    for layer, made in pairs:
+        made.set_weights(layer.get_weights())
+    return network
 
 
 def multiply_adds(model, shape):

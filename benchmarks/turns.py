@@ -1,8 +1,8 @@
 """What the benchmarks share: sides in processes of their own, asked in turn, and their tables.
 
 A side is a program that writes one JSON line when it is ready and then answers each JSON line on its
-standard input by one on its standard output: keras_side.py and mmseg_reference.py. This module
-runs on both ends and in both environments, so it needs the standard library alone.
+standard input by one on its standard output: keras_side.py, export_side.py and mmseg_reference.py.
+This module runs on both ends and in both environments, so it needs the standard library alone.
 """
 
 import argparse
@@ -34,12 +34,18 @@ def serve(prepare):
     for line in sys.stdin:
         if line.strip():
             print(json.dumps(answer(**json.loads(line))), file=replies)
+            give_back()
+
+
+def give_back():
+    """Returns to the system what this process has freed, for other sides need it."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_peak():
     """Lowers the kernel's record of this process's largest resident memory to what it is now."""
     # What earlier requests freed is not the next one's.
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -86,34 +92,41 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise SystemExit(f"{self.name} ended without an answer:\n{self.log.read()[-4000:]}")
+            said = f"without an answer, by {self.process.wait()}:\n{self.log.read()[-4000:]}"
+            raise SystemExit(f"{self.name} ended {said}")
         return json.loads(line)
+
+
+def parser(description):
+    """The command line that every comparison has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--mmseg", metavar="PYTHON", help="python of mmsegmentation's environment")
+    parser.add_argument("--compile", action="store_true", help="also beside its torch.compile")
+    parser.add_argument("--sizes", nargs="+", type=size, metavar="HEIGHTxWIDTH")
+    parser.add_argument("--runs", type=int, default=5, help="timed turns, after one to warm up")
+    return parser
 
 
 def arguments(description, sizes, batch):
     """Reads the command line; `sizes` and `batch` are the defaults on the CPU."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--mmseg", metavar="PYTHON", help="python of mmsegmentation's environment")
-    parser.add_argument("--compile", action="store_true", help="also beside its torch.compile")
-    parser.add_argument("--sizes", nargs="+", type=_size, metavar="HEIGHTxWIDTH")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--runs", type=int, default=5, help="timed turns, after one to warm up")
-    parser.add_argument("--dtype", choices=("float32", "mixed_bfloat16"))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    options = parser.parse_args()
+    command_line = parser(description)
+    command_line.add_argument("--batch", type=int)
+    command_line.add_argument("--dtype", choices=("float32", "mixed_bfloat16"))
+    command_line.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = command_line.parse_args()
     cuda = options.device == "cuda"
     options.backend = os.environ.get("KERAS_BACKEND", "jax" if cuda else "tensorflow")
     options.dtype = options.dtype or ("mixed_bfloat16" if cuda else "float32")
-    options.sizes = options.sizes or ([(512, 512)] if cuda else [_size(size) for size in sizes])
+    options.sizes = options.sizes or ([(512, 512)] if cuda else [size(text) for text in sizes])
     options.batch = options.batch or (16 if cuda else batch)
     if cuda and (options.backend != "jax" or options.dtype != "mixed_bfloat16"):
-        parser.error("on CUDA the comparison is KERAS_BACKEND=jax in mixed_bfloat16")
+        command_line.error("on CUDA the comparison is KERAS_BACKEND=jax in mixed_bfloat16")
     # Which JAX gives on a GPU is the largest since the process began.
     options.sizes.sort(key=lambda size: size[0] * size[1])
     return options
 
 
-def _size(text):
+def size(text):
     height, width = text.split("x")
     return int(height), int(width)
 
@@ -122,35 +135,47 @@ def start_sides(options):
     """Starts keras-encnet's side and, where there is an environment for it, mmsegmentation's.
 
     Returns them as a list, and another of keras-encnet's to measure matrix products with."""
-    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-    env = {"KERAS_BACKEND": options.backend, "PYTHONPATH": path}
-    env["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    theirs = {}
-    if options.device == "cuda":
-        # Several processes share the card.
-        env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    else:
-        theirs = {"CUDA_VISIBLE_DEVICES": ""}
-        env |= {"JAX_PLATFORMS": "cpu", **theirs}
-    device = ["--device", options.device]
-    ours = [sys.executable, HERE / "keras_side.py", "--dtype", options.dtype, *device]
-    sides = [Side(f"keras-encnet, {options.backend}", ours, env)]
-    meter = Side("matrix products", ours, env)
+    name = f"keras-encnet, {options.backend}"
+    sides = [start_ours(name, options.backend, options.dtype, options.device)]
+    meter = start_ours("matrix products", options.backend, options.dtype, options.device)
     if options.mmseg:
-        command = [options.mmseg, HERE / "mmseg_reference.py", *device]
-        if options.dtype == "mixed_bfloat16":
-            command.append("--bf16")
-        sides.append(Side("mmsegmentation", command, theirs))
-        if options.compile:
-            sides.append(Side("mmsegmentation, compiled", [*command, "--compile"], theirs))
-
-    ready = {key: value for side in sides for key, value in side.ready.items() if key != "ready"}
-    print(", ".join(f"{key} {value}" for key, value in ready.items()))
-    print(f"ResNet-50 EncNet, 19 classes, {options.dtype}, {options.device}, {_processor()}")
+        sides += start_theirs(options.mmseg, options.compile, options.dtype, options.device)
+    introduce(sides, f"{options.dtype}, {options.device}")
     if not options.mmseg:
         print("Beside nothing: give --mmseg the python of an environment with mmsegmentation,")
         print("see benchmarks/README.md.")
     return sides, meter
+
+
+def start_ours(name, backend, dtype, device="cpu"):
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    env = {"KERAS_BACKEND": backend, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if device == "cuda":
+        # Several processes share the card.
+        env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    else:
+        env |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, HERE / "keras_side.py", "--dtype", dtype, "--device", device]
+    return Side(name, command, env)
+
+
+def start_theirs(python, compiled, dtype, device="cpu", suffix=""):
+    """mmsegmentation as it comes and, if asked for, compiled."""
+    env = {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    command = [python, HERE / "mmseg_reference.py", "--device", device]
+    if dtype == "mixed_bfloat16":
+        command.append("--bf16")
+    sides = [Side(f"mmsegmentation{suffix}", command, env)]
+    if compiled:
+        sides.append(Side(f"mmsegmentation, compiled{suffix}", [*command, "--compile"], env))
+    return sides
+
+
+def introduce(sides, how):
+    """Prints the versions of what takes part, and what it runs on."""
+    ready = {key: value for side in sides for key, value in side.ready.items() if key != "ready"}
+    print(", ".join(f"{key} {value}" for key, value in ready.items()))
+    print(f"ResNet-50 EncNet, 19 classes, {how}, {_processor()}")
 
 
 def _processor():
@@ -163,7 +188,7 @@ def take_turns(sides, meter, runs, **request):
     """Asks every side once to warm up and then `runs` times, in turn.
 
     Returns the replies to the former and, a list for each side, to the latter; and the rates of
-    matrix products, measured in every round, in operations a second."""
+    matrix products, measured in every round, in operations a second, if there is a `meter`."""
     saves = tempfile.TemporaryDirectory()
     with saves:
         first = []
@@ -178,12 +203,13 @@ def take_turns(sides, meter, runs, **request):
         for _ in range(runs):
             for side, answers in zip(sides, replies, strict=True):
                 answers.append(side.ask(**request))
-            rates += meter.ask(what="product")["flops_per_second"]
+            if meter:
+                rates += meter.ask(what="product")["flops_per_second"]
     return first, replies, rates
 
 
-def table(sides, replies):
-    """Prints seconds and peak memory of every side, and the first one's beside the others'."""
+def rows(sides, replies):
+    """Prints seconds and peak memory of every side; returns medians of the former and the latter."""
     width = max(len(side.name) for side in sides)
     print(f"  {'':{width}}  seconds (least to most)   images/s   peak MB")
     summary = []
@@ -194,7 +220,12 @@ def table(sides, replies):
         summary.append((median(seconds), peak))
         span = f"({min(seconds):.3f} to {max(seconds):.3f})"
         print(f"  {side.name:{width}}  {median(seconds):7.3f} {span:18} {rate:8.2f} {peak:9.0f}")
-    (ours, our_peak), *others = summary
+    return summary
+
+
+def table(sides, replies):
+    """The same, and the first side's beside the others'."""
+    (ours, our_peak), *others = rows(sides, replies)
     for side, (theirs, their_peak) in zip(sides[1:], others, strict=True):
         print(f"  beside {side.name}: {ours / theirs:.3f} of its time", end=" ")
         print(f"({theirs / ours:.2f}× as fast), {our_peak / their_peak:.3f} of its memory")

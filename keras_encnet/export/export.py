@@ -9,7 +9,6 @@ import sys
 import tempfile
 
 import keras
-import numpy as np
 from PIL import Image
 
 from keras_encnet.data.checks import MIN_SIZE
@@ -86,7 +85,7 @@ def export_model(
     """
     outputs = _check(model, format, outputs, image_size, batch_size, dtype)
     _check_quantization(format, dtype, quantize, calibration)
-    _check_packages(format, quantize)
+    _check_packages(format)
     path = _target(path, format, version)
     options = {
         "outputs": outputs,
@@ -104,15 +103,18 @@ def export_model(
 def _write(model, path, format, calibration, *, outputs, image_size, batch_size, dtype, quantize):
     from keras_encnet.export.formats import KEEP_CASTS, WRITERS
     from keras_encnet.export.graph import ImageToLabels, folded
+    from keras_encnet.export.quantize import quantized
 
     options = {}
-    if quantize:
-        options["calibration"] = _calibration(calibration, image_size, batch_size)
     if dtype == "float16" and format not in KEEP_CASTS:
         options["half"] = True
     network = folded(model, dtype if format in KEEP_CASTS else "float32")
+    graph = ImageToLabels(network, model, outputs)
+    if quantize:
+        graph = quantized(graph, _calibration(calibration, image_size))
+        options["integers"] = True
     shape = (batch_size, *(image_size or (None, None)), 3)
-    WRITERS[format](ImageToLabels(network, model, outputs), path, shape, classes(model), **options)
+    WRITERS[format](graph, path, shape, classes(model), **options)
 
 
 def _write_in_a_child(model, path, format, calibration, **options):
@@ -129,8 +131,8 @@ def _write_in_a_child(model, path, format, calibration, **options):
         if calibration is not None:
             folder = pathlib.Path(scratch, "calibration")
             folder.mkdir()
-            for i, batch in enumerate(_calibration(calibration, None, None)):
-                Image.fromarray(batch[0]).save(folder / f"{i:06}.png")
+            for i, image in enumerate(_calibration(calibration, None)):
+                Image.fromarray(image).save(folder / f"{i:06}.png")
             command += ["--calibration", folder]
         root = str(pathlib.Path(__file__).resolve().parents[2])
         env = {
@@ -209,8 +211,8 @@ def _check_quantization(format, dtype, quantize, calibration):
         )
 
 
-def _check_packages(format, quantize):
-    needs = (*NEEDS.get(format, ()), *(("onnxruntime",) if quantize and format == "onnx" else ()))
+def _check_packages(format):
+    needs = NEEDS.get(format, ())
     for package in ("tensorflow", *needs):
         if not importlib.util.find_spec(package):
             remedy = "keras-encnet[export]" if package in needs else "tensorflow"
@@ -232,8 +234,8 @@ def _target(path, format, version):
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
 
-def _calibration(images, image_size, batch_size):
-    """Batches `(batch, height, width, 3)` of the images, which are resized where a size is fixed."""
+def _calibration(images, image_size):
+    """Reads the images one after the other, and resizes them where a size is fixed."""
     if isinstance(images, (str, os.PathLike)):
         folder = pathlib.Path(images)
         images = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES)
@@ -241,20 +243,19 @@ def _calibration(images, image_size, batch_size):
             raise ValueError(
                 f"`calibration` is {str(folder)!r}, where there are no images ({', '.join(PICTURES)})."
             )
-    batches = []
-    for image in images:
+    count = 0
+    for count, image in enumerate(images, 1):
         image = read_image(image)
         if image_size:
             image = resize_image(image, *image_size)
         if min(image.shape[:2]) < MIN_SIZE:
             raise ValueError(
-                f"Image {len(batches)} of `calibration` is {image.shape[0]}×{image.shape[1]} pixels "
+                f"Image {count} of `calibration` is {image.shape[0]}×{image.shape[1]} pixels "
                 f"(height×width), expected {MIN_SIZE} or more on both sides."
             )
-        batches.append(np.repeat(image[None], batch_size or 1, axis=0))
-    if not batches:
+        yield image
+    if not count:
         raise ValueError("`calibration` holds no images.")
-    return batches
 
 
 # === Where it goes ===

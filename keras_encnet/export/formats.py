@@ -18,6 +18,7 @@ from keras_encnet.export.graph import (
     argmax_by_comparison,
     one_by_one_in_a_vector,
 )
+from keras_encnet.export.quantize import store_integers
 
 LARGE = 1024  # values of a weight that is worth halving
 
@@ -59,14 +60,12 @@ def write_saved_model(graph, directory, shape, classes):
     _write_warm_up(directory, shape)
 
 
-def write_onnx(graph, path, shape, classes, half=False, calibration=None):
+def write_onnx(graph, path, shape, classes, half=False, integers=False):
     import onnx
 
     with tempfile.TemporaryDirectory() as scratch:
         raw = pathlib.Path(scratch, "raw.onnx")
         _export(graph, raw, "onnx", shape)
-        if calibration is not None:
-            raw = _quantized_onnx(raw, calibration)
         model = onnx.load(raw)
     sides = ("batch", "height", "width")
     for value in (*model.graph.input, *model.graph.output):
@@ -78,10 +77,12 @@ def write_onnx(graph, path, shape, classes, half=False, calibration=None):
         model.metadata_props.add(key=key, value=json.dumps(value))
     if half:
         _halve_onnx(model.graph)
+    if integers:
+        store_integers(model.graph)
     onnx.save(model, path)
 
 
-def write_litert(graph, path, shape, classes, half=False, calibration=None):
+def write_litert(graph, path, shape, classes, half=False, integers=False):
     import tensorflow as tf
 
     graph.one_by_one = one_by_one_in_a_vector
@@ -90,13 +91,10 @@ def write_litert(graph, path, shape, classes, half=False, calibration=None):
     # Operations of TensorFlow itself would need a runtime that few have.
     builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
     options, spec = {}, {"supported_ops": builtins}
-    if half or calibration is not None:
+    if half or integers:
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
     if half:
         spec["supported_types"] = [tf.float16]
-    if calibration is not None:
-        spec["supported_ops"] = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, *builtins]
-        options["representative_dataset"] = lambda: ({"images": batch} for batch in calibration)
     _export(graph, path, "litert", shape, target_spec=spec, **options)
     # As LiteRT's own metadata tools do: what follows the model is a zip archive.
     with zipfile.ZipFile(path, "a") as archive:
@@ -188,28 +186,3 @@ def _halve_onnx(graph):
                 _halve_onnx(attribute.g)
     for cast in reversed(casts):
         graph.node.insert(0, cast)
-
-
-def _quantized_onnx(path, calibration):
-    """Convolutions in 8-bit integers, by ONNX Runtime's own quantizer."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Images(CalibrationDataReader):
-        batches = iter(calibration)
-
-        def get_next(self):
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch}
-
-    quantized = path.with_stem("int8")
-    quantize_static(
-        path,
-        quantized,
-        Images(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-    return quantized

@@ -1,0 +1,184 @@
+"""Convolutions in 8-bit integers, for ONNX and LiteRT.
+
+Images for calibration run through the whole graph, resize and windows included, and leave the range
+of whatever a convolution reads or writes. There the network then rounds to 256 steps of that range,
+and kernels to 255 steps of each channel's own, all of it in float32 ("fake quantization"). LiteRT's
+converter makes integers of that; so does what Keras's ONNX export writes of it, once kernels and
+biases are stored as integers.
+
+The quantizers that come with either runtime work on finished files, and not inside the loop over
+windows. The classifier stays in float32: logits of 256 steps would tie.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_encnet.export.graph import FoldedConvNorm, ImageToLabels
+
+BIAS_STEPS = 1 << 30  # at most, for biases are integers of 32 bits
+
+
+def quantized(graph, images):
+    """A copy of an `ImageToLabels` that rounds as 8-bit integers would.
+
+    Args:
+        graph: the one in float32.
+        images: some `uint8` `(height, width, 3)`, which are looked at one by one.
+    """
+    import tensorflow as tf
+
+    network, roundings, readers = _with_roundings(graph.network)
+    graph = ImageToLabels(network, graph, graph.wanted)
+    look = tf.function(graph, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")])
+    for image in images:
+        look(image[None])
+    for rounding in roundings:
+        rounding.settle()
+    for convolution, rounding in readers:
+        convolution.step = rounding.step
+    return graph
+
+
+def _with_roundings(network):
+    """A copy of a network; the roundings in it; and its convolutions with those that they read."""
+    roundings, readers, copies, rounded = [], [], [], {}
+
+    def rounding_of(x):
+        if isinstance(x._keras_history.operation, Rounding):
+            return x
+        if id(x) not in rounded:
+            roundings.append(Rounding(name=f"rounding{len(roundings)}"))
+            # Kept with its original, lest another tensor gets that one's id.
+            rounded[id(x)] = roundings[-1](x), x
+        return rounded[id(x)][0]
+
+    def copy(layer):
+        kind = QuantizedConvNorm if isinstance(layer, FoldedConvNorm) else type(layer)
+        copies.append((layer, kind.from_config(layer.get_config())))
+        return copies[-1][1]
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, QuantizedConvNorm):
+            x = rounding_of(args[0])
+            readers.append((layer, x._keras_history.operation))
+            return rounding_of(layer(x))
+        # What is rounded for one reader is so for all, for sums of integers are cheaper.
+        args = keras.tree.map_structure(lambda x: rounded.get(id(x), (x,))[0], args)
+        return layer(*args, **kwargs)
+
+    made = keras.models.clone_model(network, clone_function=copy, call_function=call, recursive=True)
+    for old, new in copies:
+        new.set_weights(old.get_weights())
+    return made, roundings, readers
+
+
+class Rounding(keras.layers.Layer):
+    """Lets everything pass and keeps its range; once that is settled, rounds to 256 steps of it."""
+
+    step = None
+
+    def build(self, input_shape):
+        self.low = self.add_weight(name="low", initializer="zeros", trainable=False)
+        self.high = self.add_weight(name="high", initializer="zeros", trainable=False)
+
+    def settle(self):
+        # Zero is in the range and becomes one of the steps, for convolutions pad with it.
+        low, high = float(self.low), float(self.high)
+        self.step = (high - low) / 255 or 1.0
+        zero = round(-low / self.step)
+        self.range = -zero * self.step, (255 - zero) * self.step
+
+    def call(self, x):
+        import tensorflow as tf
+
+        if self.step:
+            return tf.quantization.fake_quant_with_min_max_args(x, *self.range)
+        self.low.assign(ops.minimum(self.low, ops.min(x)))
+        self.high.assign(ops.maximum(self.high, ops.max(x)))
+        return x
+
+
+class QuantizedConvNorm(FoldedConvNorm):
+    """Rounds its kernel once it has the `step` of what it reads."""
+
+    step = None
+
+    def folded(self):
+        import tensorflow as tf
+
+        if self.step is None:
+            return super().folded()
+        # Constants, for what comes into a loop from outside the converters take for variable.
+        with tf.init_scope():
+            kernel, bias = self.kernel.numpy(), self.bias.numpy()
+        bound = 127 * kernel_steps(kernel, bias, self.step, axis=(0, 1, 2))
+        kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            kernel, -bound, bound, narrow_range=True
+        )
+        return kernel, tf.constant(bias)
+
+
+def kernel_steps(kernel, bias, input_step, axis):
+    """The step of each channel of a kernel, 127 of which reach its largest value."""
+    steps = np.abs(kernel).max(axis) / 127
+    # Those of the bias are the input's times these. Channels that a network has given up have next
+    # to no kernel, and their bias would be more steps than an integer counts.
+    least = np.abs(bias) / input_step / BIAS_STEPS
+    return np.maximum(steps, np.maximum(least, 1e-12)).astype("float32")
+
+
+# === ONNX ===
+
+
+def store_integers(graph):
+    """Makes integers of the kernels and biases, in loops too, that an ONNX graph's convolutions have
+    where what they read is rounded."""
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    sources = {output: node for node in graph.node for output in node.output}
+    nodes, replaced = [], set()
+
+    def array(name):
+        return numpy_helper.to_array(constants[name])
+
+    def dequantized(values, steps, name):
+        """The name of a tensor of these integers, in steps along the first axis."""
+        parts = {"integers": values, "steps": steps, "zeros": np.zeros(len(steps), values.dtype)}
+        for part, value in parts.items():
+            graph.initializer.append(numpy_helper.from_array(value, f"{name}/{part}"))
+        inputs = [f"{name}/{part}" for part in parts]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, axis=0))
+        return name
+
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                store_integers(attribute.g)
+        rounding = _rounding_read_by(node, sources)
+        if rounding:
+            step = array(rounding.input[1])
+            # There is no bias where it is all zeros.
+            kernel, bias = [*(array(name) for name in node.input[1:]), np.float32(0)][:2]
+            steps = kernel_steps(kernel, bias, step, axis=(1, 2, 3))
+            replaced |= set(node.input[1:])
+            kernel = np.rint(kernel / steps[:, None, None, None]).astype("int8")
+            node.input[1] = dequantized(kernel, steps, f"{node.name}/kernel")
+            if len(node.input) > 2:
+                bias = np.rint(bias / (step * steps)).astype("int32")
+                node.input[2] = dequantized(bias, step * steps, f"{node.name}/bias")
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for name in replaced.difference(*(node.input for node in nodes)):
+        graph.initializer.remove(constants[name])
+
+
+def _rounding_read_by(node, sources):
+    """The `DequantizeLinear` of which a `Conv` reads, or nothing."""
+    if node.op_type == "Conv":
+        node = sources.get(node.input[0])
+        while node and node.op_type in ("Transpose", "Slice", "Pad"):
+            node = sources.get(node.input[0])
+        return node if node and node.op_type == "DequantizeLinear" else None
