@@ -1,5 +1,6 @@
 """Each format's own runtime behind one call, for checks and measurements."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -89,6 +90,8 @@ def _litert(path, threads):
     except ImportError:
         # The same interpreter, which TensorFlow still brings.
         from tensorflow.lite import Interpreter
+    # Its own choice would be a single one.
+    threads = threads or os.cpu_count()
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()
     return lambda images: run(images=images)
 
