@@ -69,9 +69,10 @@ def export_model(
         image_size: `(height, width)` if only images of that size are to be taken; default: any.
         batch_size: how many images there always are; default: any number.
         dtype: `"float16"` stores the kernels in half the space, rounded.
-        quantize: `"int8"` computes the convolutions with 8-bit integers, in ONNX and LiteRT.
-        calibration: images that show the quantizer what is usual: arrays, PIL images or paths, or
-            the path of a folder. A hundred are plenty.
+        quantize: `"int8"` computes the convolutions with 8-bit integers, in ONNX and LiteRT, but for
+            the classifier and what a backbone of one's own has beside `ConvNorm` layers.
+        calibration: images that show what is usual, each looked at once: arrays, PIL images or
+            paths, or the path of a folder. A hundred are plenty.
         version: number of a SavedModel below `path`, as TensorFlow Serving wants it: `path/1`.
 
     Returns:
@@ -82,6 +83,15 @@ def export_model(
         ImportError: a package that writes the format is missing; it is named.
         FileExistsError: there is something else at `path`.
         OSError: it cannot be written.
+
+    >>> import tempfile
+    >>> from keras_encnet import EncNet
+    >>> from keras_encnet.export import open_export
+    >>> model = EncNet("resnet18", num_classes=3, width=0.125, head_channels=16)
+    >>> path = model.export(tempfile.mkdtemp() + "/model", format="litert")
+    >>> found = open_export(path)(np.zeros((2, 40, 64, 3), "uint8"))
+    >>> path.name, found["labels"].shape, found["presence"].shape
+    ('model.tflite', (2, 40, 64), (2, 3))
     """
     outputs = _check(model, format, outputs, image_size, batch_size, dtype)
     _check_quantization(format, dtype, quantize, calibration)

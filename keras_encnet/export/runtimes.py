@@ -27,14 +27,21 @@ def open_export(path, threads=None, precision="f32"):
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
-    if path.is_dir():
-        return _checked(_saved_model(path))
-    if path.suffix == ".onnx":
-        return _checked(_onnx(path, threads))
-    if path.suffix == ".tflite":
-        return _checked(_litert(path, threads))
-    if path.suffix == ".xml":
-        return _checked(_openvino(path, threads, precision))
+    try:
+        if path.is_dir():
+            return _checked(_saved_model(path))
+        if path.suffix == ".onnx":
+            return _checked(_onnx(path, threads))
+        if path.suffix == ".tflite":
+            return _checked(_litert(path, threads))
+        if path.suffix == ".xml":
+            return _checked(_openvino(path, threads, precision))
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"Running {path.name!r} needs {error.name}, which is not installed: "
+            "pip install 'keras-encnet[export]'",
+            name=error.name,
+        ) from error
     raise ValueError(
         f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, .tflite "
         "or .xml."
@@ -85,11 +92,8 @@ def _onnx(path, threads):
 
 
 def _litert(path, threads):
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        # The same interpreter, which TensorFlow still brings.
-        from tensorflow.lite import Interpreter
+    from ai_edge_litert.interpreter import Interpreter
+
     # Its own choice would be a single one.
     threads = threads or os.cpu_count()
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()

@@ -12,7 +12,8 @@ from keras_encnet.cli import main
 from keras_encnet.export import open_export, verify
 from models import float32, tiny
 
-pytest.importorskip("tensorflow")
+for package in ("tensorflow", "ai_edge_litert"):
+    pytest.importorskip(package)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from models import classes_in, float32, tiny
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow writes the formats", allow_module_level=True)
-for package in ("tf2onnx", "onnxruntime", "openvino", "scipy"):
+for package in ("tf2onnx", "onnxruntime", "openvino", "scipy", "ai_edge_litert"):
     pytest.importorskip(package)
 
 LABELS = [f"thing {i}" for i in range(7)]

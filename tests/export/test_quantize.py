@@ -15,7 +15,7 @@ from keras_encnet.layers import ConvNorm
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("TensorFlow writes the formats", allow_module_level=True)
-for package in ("tf2onnx", "onnxruntime"):
+for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
     pytest.importorskip(package)
 onnx = pytest.importorskip("onnx")
 

@@ -43,7 +43,7 @@ def case_of(name):
 def scores_of(model, pixels, ratios=(1.0,), flip=False):
     """The scores of which `segment` takes the argmax, `(height, width, classes)`, at once."""
     size = pixels.shape[:2]
-    rule = module._rule(model.evaluation, None, None, None, ratios, None)
+    rule = module.evaluation_rule(model.evaluation, None, None, None, ratios, None)
     views = module._views(size, rule, ratios)
     ((looks, _),) = module._look(model, [pixels], views, rule.protocol, flip, 1)
     total = 0
@@ -118,7 +118,7 @@ def test_windows_lie_where_pytorch_encoding_puts_them():
 
 def test_stride_is_two_thirds_as_in_the_published_configurations():
     for window, stride in ((769, 513), (480, 320), (576, 384)):
-        rule = module._rule({"window": window}, None, None, None, (1.0,), None)
+        rule = module.evaluation_rule({"window": window}, None, None, None, (1.0,), None)
         assert rule.stride == (stride, stride)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_encnet import EncNet, list_presets
-from keras_encnet.inference.segment import _rule, _views
+from keras_encnet.inference.segment import _views, evaluation_rule
 from keras_encnet.models.resnet import BACKBONES
 from keras_encnet.presets.table import (
     SHORT_NAMES,
@@ -163,7 +163,7 @@ def test_a_small_network_of_the_architecture():
 def views(name, size, **options):
     preset = PRESETS[name]
     ratios = tuple(options.get("ratios", (1.0,)))
-    rule = _rule(preset.evaluation, None, None, None, ratios, options.get("protocol"))
+    rule = evaluation_rule(preset.evaluation, None, None, None, ratios, options.get("protocol"))
     return _views(size, rule, ratios)
 
 
