@@ -3,7 +3,7 @@
     python benchmarks/export_side.py PATH [--precision bf16]
 
 Requests and replies are those of "inference" in mmseg_reference.py; a reply also has `presence`, that
-of the first image. Nothing of ours or of Keras's is loaded, so that the process is as large as a
+of the first image, and `before_mb`, its memory when it was asked. Nothing of ours or of Keras's is loaded, so that the process is as large as a
 server's that has the runtime alone.
 """
 
@@ -74,11 +74,13 @@ class Exported:
             raise ValueError(f'got what={what!r}; "inference" is known')
         images = np.stack([image(seed, height, width) for seed in range(batch)])
         forget_peak()
+        before = peak_mb()
         start = time.perf_counter()
         for _ in range(repeat):
             results = self.run(images)
         seconds = (time.perf_counter() - start) / repeat
-        reply = {"seconds": seconds, "images_per_second": batch / seconds, "peak_mb": peak_mb()}
+        reply = {"seconds": seconds, "images_per_second": batch / seconds}
+        reply |= {"peak_mb": peak_mb(), "before_mb": before}
         if save:
             np.save(save, results["labels"])
         return {**reply, "presence": results["presence"][0].tolist()}

@@ -13,11 +13,8 @@ import keras
 import numpy as np
 
 from keras_encnet.data.checks import MIN_SIZE
-from keras_encnet.export.graph import (
-    ImageToLabels,
-    argmax_by_comparison,
-    one_by_one_in_a_vector,
-)
+from keras_encnet.export.graph import ImageToLabels
+from keras_encnet.export.labels import argmax_of_last_axis
 from keras_encnet.export.quantize import store_integers
 
 LARGE = 1024  # values of a weight that is worth halving
@@ -85,9 +82,7 @@ def write_onnx(graph, path, shape, classes, half=False, integers=False):
 def write_litert(graph, path, shape, classes, half=False, integers=False):
     import tensorflow as tf
 
-    graph.one_by_one = one_by_one_in_a_vector
-    # TensorFlow's converter crashes at a loop whose count it knows.
-    graph.windows_at_once = None not in shape[1:]
+    graph.argmax = argmax_of_last_axis
     # Operations of TensorFlow itself would need a runtime that few have.
     builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
     options, spec = {}, {"supported_ops": builtins}
@@ -105,7 +100,6 @@ def write_litert(graph, path, shape, classes, half=False, integers=False):
 def write_openvino(graph, path, shape, classes):
     import openvino
 
-    graph.argmax = argmax_by_comparison
     with tempfile.TemporaryDirectory() as scratch:
         raw = pathlib.Path(scratch, "raw.xml")
         _export(graph, raw, "openvino", shape)

@@ -12,11 +12,12 @@ def interpolation_matrix(in_size, out_size, align_corners):
     >>> keras.ops.convert_to_numpy(interpolation_matrix(2, 3, align_corners=True)).tolist()
     [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     """
-    return interpolation_weights(ops.arange(out_size), in_size, out_size, align_corners)
+    source = interpolation_source(ops.arange(out_size), in_size, out_size, align_corners)
+    return hat(source, ops.arange(in_size))
 
 
-def interpolation_weights(index, in_size, out_size, align_corners):
-    """The rows `index`, a tensor of any shape, of `interpolation_matrix`: `(*index, in_size)`."""
+def interpolation_source(index, in_size, out_size, align_corners):
+    """The float32 coordinates in the input of the outputs `index`, a tensor of any shape."""
     in_length = ops.cast(in_size, "float32")
     out_length = ops.cast(out_size, "float32")
     index = ops.cast(index, "float32")
@@ -24,9 +25,13 @@ def interpolation_weights(index, in_size, out_size, align_corners):
         source = index * ((in_length - 1) / ops.maximum(out_length - 1, 1))
     else:
         source = (index + 0.5) * (in_length / out_length) - 0.5
-    source = ops.clip(source, 0, in_length - 1)
-    column = ops.cast(ops.arange(in_size), "float32")
-    return ops.maximum(1 - ops.abs(ops.expand_dims(source, -1) - column), 0)
+    return ops.clip(source, 0, in_length - 1)
+
+
+def hat(source, samples):
+    """The weights of `samples` `(…, m)` at coordinates `source` `(…, n)` between them: `(…, n, m)`."""
+    distance = ops.expand_dims(source, -1) - ops.expand_dims(ops.cast(samples, "float32"), -2)
+    return ops.maximum(1 - ops.abs(distance), 0)
 
 
 @keras.saving.register_keras_serializable("keras_encnet")

@@ -47,7 +47,7 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_encnet.export.graph.STRIP", 20_000)  # several strips
+    monkeypatch.setattr("keras_encnet.export.labels.STRIP", 20_000)  # several strips
     model = tiny(evaluation=WINDOWS, align_corners=True)
     path = model.export(str(tmp_path / "model"), format, image_size=(97, 131), batch_size=1)
     found, wanted = open_export(path)(image(0, 97, 131)[None]), model.segment(image(0, 97, 131))

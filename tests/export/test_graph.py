@@ -13,20 +13,15 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_encnet.export import graph as module
-from keras_encnet.export.graph import (
-    ImageToLabels,
-    argmax,
-    argmax_by_comparison,
-    fitted,
-    folded,
-    one_by_one_in_a_vector,
-)
+from keras_encnet.export import labels
+from keras_encnet.export.axes import fitted
+from keras_encnet.export.graph import ImageToLabels, folded
 
 EVALUATIONS = {
     "whole": None,
     "resized": {"resize": [160, 80]},
     "small windows": {"window": 48},
+    "many windows": {"window": [32, 40], "stride": [9, 13]},
     "resized and windows": {"resize": [200, 120], "window": [48, 64], "stride": [30, 41]},
     "encoding": {"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"},
     "encoding as it is": {"window": 48, "protocol": "pytorch-encoding"},
@@ -45,13 +40,12 @@ def model(request):
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-@pytest.mark.parametrize("loop", [None, one_by_one_in_a_vector], ids=["list", "vector"])
-def test_labels_and_presence_are_those_of_segment(model, name, loop, monkeypatch):
-    monkeypatch.setattr(module, "STRIP", 20_000)  # several strips
+@pytest.mark.parametrize("at_once", [20_000, 1 << 22], ids=["strips", "whole"])
+def test_labels_and_presence_are_those_of_segment(model, name, at_once, monkeypatch):
+    monkeypatch.setattr(labels, "STRIP", at_once)
+    monkeypatch.setattr(labels, "TILE", 29)
     model.evaluation = EVALUATIONS[name]
     graph = ImageToLabels(folded(model), model, ["labels", "presence"])
-    if loop:
-        graph.one_by_one, graph.argmax = loop, argmax_by_comparison
     free = traced(graph)
     for size in SIZES:
         images = np.stack([image(seed, *size) for seed in range(2)])
@@ -63,17 +57,6 @@ def test_labels_and_presence_are_those_of_segment(model, name, loop, monkeypatch
                 # Where two classes are as good as equal, rounding decides.
                 assert np.mean(found["labels"][i] != each.label_map) < 2e-4
                 np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
-
-
-def test_windows_at_once_are_windows_one_by_one(model):
-    model.evaluation = EVALUATIONS["resized and windows"]
-    graph = ImageToLabels(folded(model), model, ["labels", "presence"])
-    images = np.stack([image(seed, 97, 131) for seed in range(2)])
-    one_by_one = traced(graph)(images)
-    graph.windows_at_once = True
-    at_once = traced(graph)(images)
-    np.testing.assert_array_equal(at_once["labels"], one_by_one["labels"])
-    np.testing.assert_allclose(at_once["presence"], one_by_one["presence"], atol=1e-6)
 
 
 def test_logits_are_the_models_whatever_its_evaluation(model):
@@ -141,7 +124,7 @@ def test_sizes_are_those_that_segment_finds(bound):
         assert tuple(int(side) for side in function(height, width)) == wanted
 
 
-@pytest.mark.parametrize("function", [argmax, argmax_by_comparison])
+@pytest.mark.parametrize("function", [labels.argmax, labels.argmax_of_last_axis])
 def test_the_first_of_the_largest_wins(function):
     scores = tf.constant([[0.0, 3, 3, 1], [-1, -1, -1, -1], [5, 0, 5, 5], [-np.inf, 1, 0, 1]])
-    assert function(scores).numpy().tolist() == [1, 0, 0, 1]
+    assert function(tf.transpose(scores)[None]).numpy().tolist() == [[1, 0, 0, 1]]
