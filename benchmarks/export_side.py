@@ -3,8 +3,8 @@
     python benchmarks/export_side.py PATH [--precision bf16]
 
 Requests and replies are those of "inference" in mmseg_reference.py; a reply also has `presence`, that
-of the first image, and `before_mb`, its memory when it was asked. Nothing of ours or of Keras's is loaded, so that the process is as large as a
-server's that has the runtime alone.
+of the first image, and `before_mb`, the process's memory when it was asked. Nothing of ours or of
+Keras's is loaded, so that the process is as large as a server's that has the runtime alone.
 """
 
 import argparse

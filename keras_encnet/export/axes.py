@@ -44,8 +44,8 @@ class Axis(NamedTuple):
     """An axis of `size` pixels that is resized to `view` pixels, of which windows are cut.
 
     There are `count` windows of `length` pixels, each `stride` behind the one before; `shifted`
-    tells whether the last one is shifted back inside. `overlap` is with how many others on end a
-    window must be at hand for the pixels that are final with it."""
+    tells whether the last one is shifted back inside. A pixel of the image depends on windows of
+    which `overlap` lie between the first and the last at most."""
 
     size: Any
     view: Any
@@ -59,11 +59,6 @@ class Axis(NamedTuple):
         """The first pixel of a window."""
         start = number * self.stride
         return ops.minimum(start, self.view - self.length) if self.shifted else start
-
-    @property
-    def beyond(self):
-        """How many pixels windows reach over the border."""
-        return 0 if self.shifted else (self.count - 1) * self.stride + self.length - self.view
 
     @property
     def resized(self):
@@ -84,7 +79,7 @@ def axis_of(size, view, length, stride, shifted):
     """The `Axis` for windows of `length`, `None` for one that is everything."""
     if length is None:
         return Axis(size, view, 1, view, 1, True, 0)
-    # One for the window that is shifted back, and for the pixel that resizing looks at as well.
+    # With one for the window that is shifted back, and for the pixel that resizing looks at as well.
     overlap = -(-length // stride)
     count = (most(view - length, 0) + stride - 1) // stride + 1
     length = least(length, view) if shifted else length
@@ -111,9 +106,19 @@ def pixels_of_view(axis, pixels, align_corners):
     if not axis.resized:
         return pixels, None
     source = interpolation_source(pixels, axis.view, axis.size, align_corners)
-    span = ops.shape(pixels)[1] * axis.view // axis.size + 3
+    span = span_of_view(axis, ops.shape(pixels)[1])
     seen = ops.cast(source[:, :1], "int32") + ops.arange(span)
     return seen, hat(source, seen)
+
+
+def span_of_view(axis, pixels):
+    """How many pixels of the view a number of pixels of the image on end depend on, at most."""
+    return pixels * axis.view // axis.size + 3 if axis.resized else pixels
+
+
+def span_of_samples(axis, pixels, coarse):
+    """How many samples of a window a number of pixels of the view on end depend on, at most."""
+    return least(coarse, pixels * coarse // axis.length + 3)
 
 
 def windows_at(axis, pixels):
@@ -129,24 +134,22 @@ def windows_at(axis, pixels):
 def samples_of_windows(axis, pixels, numbers, coarse, align_corners):
     """From which of their `coarse` samples windows know pixels.
 
-    For `pixels` `(tiles, v)`, ascending, and `numbers` `(tiles, k)` returns samples `(tiles, k, m)`,
-    their weights `(tiles, k, v, m)`, and each window's share `(tiles, k, v)` in the mean over those
-    that hold a pixel."""
+    For `pixels` `(tiles, v)`, ascending, and `numbers` `(tiles, k)`, negative where there is no such
+    window, returns samples `(tiles, k, m)`, their weights `(tiles, k, v, m)`, and each window's share
+    `(tiles, k, v)` in the mean over those that hold a pixel."""
     offsets = ops.expand_dims(pixels, 1) - ops.expand_dims(axis.start(numbers), 2)
-    inside = ops.cast((offsets >= 0) & (offsets < axis.length), "float32")
+    inside = (offsets >= 0) & (offsets < axis.length) & ops.expand_dims(numbers >= 0, 2)
+    inside = ops.cast(inside, "float32")
     shares = inside / ops.maximum(ops.sum(inside, axis=1, keepdims=True), 1)
     source = interpolation_source(offsets, coarse, axis.length, align_corners)
-    count = least(coarse, ops.shape(pixels)[1] * coarse // axis.length + 3)
+    count = span_of_samples(axis, ops.shape(pixels)[1], coarse)
     first = ops.minimum(ops.cast(source[:, :, :1], "int32"), coarse - count)
     samples = first + ops.arange(count)
     return samples, hat(source, samples), shares
 
 
-def weights_of_samples(axis, pixels, back, numbers, coarse, align_corners):
-    """The samples `(tiles, k, m)` of windows, and what pixels of the image have of each in the mean of
-    the windows that hold them: `(tiles, k, n, m)`."""
-    samples, weights, shares = samples_of_windows(axis, pixels, numbers, coarse, align_corners)
-    weights = weights * ops.expand_dims(shares, -1)
-    if back is not None:
-        weights = ops.matmul(ops.expand_dims(back, 1), weights)
-    return samples, weights
+def first_sample(axis, number, following, coarse, align_corners):
+    """The first sample of a window that pixels depend on which are not final before the window
+    `following`."""
+    offset = axis.start(following) - 1 - axis.start(number)
+    return ops.cast(interpolation_source(offset, coarse, axis.length, align_corners), "int32")

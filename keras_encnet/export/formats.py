@@ -120,6 +120,7 @@ WRITERS = {
 
 
 def _export(graph, path, format, shape, **options):
+    graph.constant_weights = True
     signature = [keras.InputSpec("uint8", shape, name="images")]
     graph.export(str(path), format, verbose=False, input_signature=signature, **options)
 

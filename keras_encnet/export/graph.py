@@ -10,7 +10,7 @@ that may be known only when it runs.
 import keras
 from keras import ops
 
-from keras_encnet.export.axes import axes_of, fitted, known, most, settled
+from keras_encnet.export.axes import axes_of, fitted, most, settled
 from keras_encnet.export.labels import Labeller, argmax, loop
 from keras_encnet.inference.segment import evaluation_rule
 from keras_encnet.layers import ConvNorm
@@ -98,19 +98,34 @@ class ImageToLabels(keras.Model):
         self.wanted = tuple(outputs)
         # A runtime may be slow at one way of doing this.
         self.argmax = argmax
+        self.constant_weights = False
         self.built = True
 
     def call(self, images):
         rule, wanted, results = evaluation_rule(self.evaluation), set(self.wanted), {}
         whole = None
         if wanted & {"logits", "probabilities"} or not (rule.resize or rule.window):
-            whole = self.network(ops.cast(images, "float32"))
+            whole = self._outputs(images)
         if wanted & {"logits", "probabilities"}:
             results["logits"] = _resize(whole["pixel"], _size(images), self.align_corners)
             results["probabilities"] = ops.softmax(results["logits"])
         if wanted & {"labels", "presence"}:
             results["labels"], results["presence"] = self._look(images, whole, rule)
         return {name: results[name] for name in self.wanted}
+
+    def _outputs(self, images):
+        """What the network finds in images. In loops converters take variables for something that
+        varies, and some runtimes are slow then; so they can be made constants."""
+        import tensorflow as tf
+
+        images = ops.cast(images, "float32")
+        if not self.constant_weights:
+            return self.network(images)
+        with tf.init_scope():
+            values = [ops.convert_to_numpy(variable) for variable in self.network.variables]
+        constants = zip(self.network.variables, map(tf.constant, values), strict=True)
+        with keras.StatelessScope(list(constants)):
+            return self.network(images)
 
     def _look(self, images, whole, rule):
         """Labels and presence of images, of which `whole` is what the network finds in them as they
@@ -129,50 +144,56 @@ class ImageToLabels(keras.Model):
         if rule.window:
             labels, presence = self._look_through_windows(images, labeller)
         else:
-            outputs = self.network(ops.cast(images, "float32")) if rule.resize else whole
+            outputs = self._outputs(images) if rule.resize else whole
             labels = labeller.all(ops.expand_dims(_rows_first(outputs), 0))
             presence = _presence(outputs)
         return ops.transpose(labels, (1, 0, 2)), presence
 
     def _look_through_windows(self, images, labeller):
-        """Labels `(height, batch, width)` and presence.
+        """Labels `(height, batch, width)` and presence, one row of windows after the other.
 
-        Windows are looked at from left to right and down. With the last one of a row of them those
-        rows of pixels are labelled that no later window has a share in; and windows are forgotten
-        that no later row of pixels has a share in."""
+        With each those rows of pixels are labelled that no later one has a share in, and what no later
+        row of pixels has a share in is forgotten."""
         rows, columns = labeller.rows, labeller.columns
-        if any(not known(axis.beyond) or axis.beyond for axis in (rows, columns)):
-            # Black, where windows reach over the border; as float32, for LiteRT pads no bytes.
-            images = ops.cast(images, "float32")
-            images = ops.pad(images, ((0, 0), (0, rows.beyond), (0, columns.beyond), (0, 0)))
+        # In vectors, for the shape of what is seen is not known before the first look.
+        nothing = ops.zeros((0,), "float32")
 
-        def look(number, seen, labels, presence):
-            row, column = number // columns.count, number % columns.count
-            top, left = rows.start(row), columns.start(column)
-            window = images[:, top : top + rows.length, left : left + columns.length]
-            outputs = self.network(ops.cast(window, "float32"))
-            new = _rows_first(outputs)
-            # In a vector, for their shape is not known before the first.
-            seen = ops.concatenate([seen, ops.reshape(new, (-1,))], axis=0)
-            most_kept = (1 + rows.overlap) * columns.count * ops.size(new)
-            seen = seen[ops.maximum(ops.size(seen) - most_kept, 0) :]
-            final = ops.where(column + 1 < columns.count, 0, settled(rows, row, self.align_corners))
-            labels = labeller.add(labels, final, ops.reshape(seen, (-1, *ops.shape(new))), row)
-            return number + 1, seen, labels, presence + _presence(outputs)
+        def look_at_row(number, labels, presence, *kept):
+            def look(column, seen, _, presence):
+                outputs = self._outputs(_window(images, rows, number, columns, column))
+                new = _rows_first(outputs)
+                seen = ops.concatenate([seen, ops.reshape(new, (-1,))], axis=0)
+                return column + 1, seen, ops.stack(ops.shape(new)), presence + _presence(outputs)
 
-        batch, count = ops.shape(images)[0], rows.count * columns.count
-        start = (
-            ops.convert_to_tensor(0, "int32"),
-            ops.zeros((0,), "float32"),
-            labeller.none(batch),
-            ops.zeros((batch, self.num_classes), "float32"),
-        )
-        _, _, labels, presence = loop(lambda number, *_: number < count, look, *start)
-        return labels, presence / ops.cast(count, "float32")
+            start = ops.zeros((), "int32"), nothing, ops.zeros((4,), "int32"), presence
+            _, seen, shape, presence = loop(lambda column, *_: column < columns.count, look, *start)
+            shape = shape[0], shape[1], self.num_classes, shape[3]
+            bands = [*kept, seen]
+            final = settled(rows, number, self.align_corners)
+            labels = labeller.add(labels, final, *labeller.strips(bands, number, shape))
+            return number + 1, labels, presence, *labeller.kept(bands, number, shape)
+
+        batch = ops.shape(images)[0]
+        kept = [nothing] * rows.overlap
+        presence = ops.zeros((batch, self.num_classes), "float32")
+        start = ops.zeros((), "int32"), labeller.none(batch), presence, *kept
+        _, labels, presence, *_ = loop(lambda number, *_: number < rows.count, look_at_row, *start)
+        return labels, presence / ops.cast(rows.count * columns.count, "float32")
 
 
 def _size(images):
     return ops.shape(images)[1:3]
+
+
+def _window(images, rows, row, columns, column):
+    top, left = rows.start(row), columns.start(column)
+    window = images[:, top : top + rows.length, left : left + columns.length]
+    window = ops.cast(window, "float32")
+    if rows.shifted:
+        return window
+    # Black, where it reaches over the border.
+    height, width = _size(window)
+    return ops.pad(window, ((0, 0), (0, rows.length - height), (0, columns.length - width), (0, 0)))
 
 
 def _rows_first(outputs):

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_encnet.export.axes import (
+    first_sample,
     known,
     most,
     pixels_of_view,
     samples_of_windows,
-    weights_of_samples,
+    span_of_samples,
+    span_of_view,
     windows_at,
 )
 from keras_encnet.layers.resize import interpolation_matrix
@@ -43,48 +45,125 @@ class Labeller(NamedTuple):
         return ops.zeros((0, batch, self.columns.size), self.dtype)
 
     def all(self, windows):
-        """The labels `(height, batch, width)` of what is seen through one row of windows."""
-        height = self.rows.size
-        label, step = self.strips(windows, 0)
+        """The labels `(height, batch, width)` of what is seen through one row of windows, `(across, h,
+        batch, classes, w)`."""
+        height, shape = self.rows.size, ops.shape(windows)
+        label, step = self.strips([ops.reshape(windows, (-1,))], 0, shape[1:])
         if known(height, step) and height <= step:
             return label(ops.arange(height))
-        return self.add(self.none(ops.shape(windows)[2]), height, windows, 0)
+        return self.add(self.none(shape[2]), height, label, step)
 
-    def add(self, labels, final, windows, last):
-        """`labels` `(n, batch, width)`, and what is lacking of their first `final` rows.
-
-        `windows` is `(number, h, batch, classes, w)`: whole rows of windows, one after the other, the
-        last of which has the number `last`. Where nothing is lacking it may be anything."""
-        label, step = self.strips(windows, last)
+    def add(self, labels, final, label, step):
+        """`labels` and what they lack of their first `final` rows, `step` of which `label` makes."""
 
         def add(labels):
             done = ops.shape(labels)[0]
             index = ops.arange(done, ops.minimum(done + step, final))
-            return ops.concatenate([labels, label(index)], axis=0)
+            return (ops.concatenate([labels, label(index)], axis=0),)
 
-        (labels,) = loop(
-            lambda labels: ops.shape(labels)[0] < final, lambda labels: (add(labels),), labels
-        )
+        (labels,) = loop(lambda labels: ops.shape(labels)[0] < final, add, labels)
         return labels
 
-    def strips(self, windows, last):
-        """A function from the numbers of some rows to their labels, and how many it can be given."""
-        _, _, batch, classes, w = ops.shape(windows)
-        rows, columns = self.rows, self.columns
+    def strips(self, bands, last, shape):
+        """A function from the numbers of some rows to their labels, and how many it can be given.
+
+        `bands` are the last rows of windows, each a vector of `(across, rows, batch, classes, w)`; of
+        all but the last they are only those rows that `kept` has left. `last` is the last one's
+        number, and `shape` is that of its windows, `(h, batch, classes, w)`."""
+        h, batch, classes, w = shape
+        rows, columns, align_corners = self.rows, self.columns, self.align_corners
         values = columns.size
         if self.exponential:
-            seen = (1 + rows.overlap) * columns.count * columns.length
+            seen = len(bands) * columns.count * columns.length
             values = values + seen * rows.view // rows.size
         step = most(STRIP // most(batch * classes * values, 1), 1)
-        make = exponential_rows if self.exponential else linear_rows
-        tiles = None if self.exponential and not columns.resized else self.tiles(w)
+
+        bands = [ops.reshape(band, (columns.count, -1, batch * classes * w)) for band in bands]
+        numbers = numbers_until(last, bands)
+        firsts = [first_sample(rows, number, last, h, align_corners) for number in numbers]
+        # Strips ask for some rows before these, and for bands that there are none of. They weigh
+        # nothing.
+        more = span_of_samples(rows, span_of_view(rows, step), h)
+        for i in range(len(bands) - 1):
+            bands[i] = ops.pad(bands[i], ((0, 0), (more, 0), (0, 0)))
+            firsts[i] = firsts[i] - more
+        enlarge = self.exponentials if self.exponential else self.means
+        tiles = self.tiles(w) if columns.resized or not self.exponential else None
 
         def label(index):
-            x = make(windows, last, index, rows, columns, self.align_corners)
+            pixels, back = pixels_of_view(rows, ops.expand_dims(index, 0), align_corners)
+            numbered = ops.expand_dims(ops.stack(numbers), 0)
+            samples, weights, shares = (
+                x[0] for x in samples_of_windows(rows, pixels, numbered, h, align_corners)
+            )
+            count, parts = ops.shape(samples)[1], []
+            for i, band in enumerate(bands):
+                start = ops.minimum(samples[i, 0] - firsts[i], ops.shape(band)[1] - count)
+                # The exporter of ONNX cannot slice here, for want of a shape.
+                parts.append(ops.take(band, start + ops.arange(count), axis=1))
+            x = enlarge(parts, weights, shares, None if back is None else back[0], shape)
             labels = self.argmax(x) if tiles is None else self.best_of_tiles(x, *tiles)
             return ops.cast(labels, self.dtype)
 
         return label, step
+
+    def kept(self, bands, last, shape):
+        """What following rows depend on of all `bands` but the first, which are as in `strips`."""
+        h, batch, classes, w = shape
+        kept = []
+        for number, band in list(zip(numbers_until(last, bands), bands, strict=True))[1:]:
+            had, needed = (
+                first_sample(self.rows, number, following, h, self.align_corners)
+                for following in (last, last + 1)
+            )
+            band = ops.reshape(band, (self.columns.count, -1, batch * classes * w))
+            count = ops.maximum(ops.shape(band)[1] - (needed - had), 0)
+            band = ops.take(band, needed - had + ops.arange(count), axis=1)
+            kept.append(ops.reshape(band, (-1,)))
+        return kept
+
+    # === Rows of a strip, of a few coarse rows of each band, `(across, m, batch · classes · w)` ===
+
+    def means(self, parts, weights, shares, back, shape):
+        """mmsegmentation's `(n, batch, classes, across · w)`: the mean where windows overlap, of
+        logits, so that columns can be enlarged and averaged afterwards."""
+        _, batch, classes, w = shape
+        weights = weights * ops.expand_dims(shares, -1)
+        if back is not None:
+            weights = ops.matmul(back, weights)
+        number, n, count = ops.shape(weights)
+        weights = ops.reshape(ops.transpose(weights, (1, 0, 2)), (n, number * count))
+        x = ops.matmul(weights, ops.concatenate(parts, axis=1))
+        x = self.beside(ops.reshape(x, (-1, n, batch, classes, w)))
+        return ops.reshape(x, (n, batch, classes, self.columns.count * w))
+
+    def exponentials(self, parts, weights, shares, back, shape):
+        """PyTorch-Encoding's `(n, batch, classes, view)`: the mean where windows overlap, of
+        exponentials, so that columns are enlarged before. They are not yet those of the image."""
+        _, batch, classes, w = shape
+        columns = self.columns
+        enlarge = ops.transpose(interpolation_matrix(w, columns.length, self.align_corners))
+        x = 0
+        for i, part in enumerate(parts):
+            enlarged = ops.matmul(ops.reshape(ops.matmul(weights[i], part), (-1, w)), enlarge)
+            n = ops.shape(weights)[1]
+            enlarged = ops.reshape(enlarged, (columns.count, n, -1))
+            # float32 overflows at 88, and these are added up.
+            x = x + ops.exp(ops.minimum(enlarged, 80)) * ops.expand_dims(shares[i], -1)
+        x = ops.reshape(x, (columns.count, n, batch, classes, columns.length))
+        x = mean_of_overlapping(self.beside(x), columns)
+        if back is None:
+            return x
+        x = ops.matmul(back, ops.reshape(x, (n, batch * classes * columns.view)))
+        return ops.reshape(x, (ops.shape(back)[0], batch, classes, columns.view))
+
+    def beside(self, x):
+        """`(across, n, batch, classes, w)` to `(n, batch, classes, across, w)`."""
+        if known(self.columns.count) and self.columns.count == 1:
+            return ops.expand_dims(x[0], 3)
+        return ops.transpose(x, (1, 2, 3, 0, 4))
+
+    # === Tiles ===
 
     def tiles(self, w):
         """The columns `(tiles, s)` of which tiles of pixels are made, and how: `(tiles, s, tile)`."""
@@ -96,96 +175,56 @@ class Labeller(NamedTuple):
         if self.exponential:
             return ops.minimum(pixels, axis.view - 1), ops.transpose(back, (0, 2, 1))
         numbers = windows_at(axis, pixels)
-        samples, weights = weights_of_samples(axis, pixels, back, numbers, w, self.align_corners)
-        samples = ops.reshape(samples + ops.expand_dims(numbers * w, -1), (tiles, -1))
-        return samples, ops.reshape(ops.transpose(weights, (0, 1, 3, 2)), (tiles, -1, tile))
+        samples, weights, shares = samples_of_windows(axis, pixels, numbers, w, self.align_corners)
+        weights = weights * ops.expand_dims(shares, -1)
+        if back is not None:
+            weights = ops.matmul(ops.expand_dims(back, 1), weights)
+        samples = samples + ops.expand_dims(numbers * w, -1)
+        weights = ops.reshape(ops.transpose(weights, (0, 1, 3, 2)), (tiles, -1, tile))
+        return ops.reshape(samples, (tiles, -1)), weights
 
     def best_of_tiles(self, x, samples, weights):
         """The best classes `(n, batch, width)` of rows `x` `(n, batch, classes, columns)`."""
         n, batch, classes, columns = ops.shape(x)
         tiles, count, tile = ops.shape(weights)
         x = ops.take(ops.reshape(x, (-1, columns)), ops.reshape(samples, (-1,)), axis=1)
-        x = ops.transpose(ops.reshape(x, (-1, tiles, count)), (1, 0, 2))
+        x = swapped(ops.reshape(x, (-1, tiles, count)))
         x = self.argmax(ops.reshape(ops.matmul(x, weights), (-1, classes, tile)))
-        x = ops.transpose(ops.reshape(x, (tiles, n, batch, tile)), (1, 2, 0, 3))
+        x = swapped(ops.reshape(x, (tiles, -1, tile)))
         return ops.reshape(x, (n, batch, tiles * tile))[:, :, : self.columns.size]
 
 
-# === Rows ===
+def swapped(x):
+    """The first two axes of three, one for the other."""
+    # Of a transposition that moves nothing the exporter of ONNX makes an invalid reshape.
+    if x.shape[0] == 1:
+        return ops.expand_dims(x[0], 1)
+    if x.shape[1] == 1:
+        return ops.expand_dims(x[:, 0], 0)
+    return ops.transpose(x, (1, 0, 2))
 
 
-def linear_rows(windows, last, index, rows, columns, align_corners):
-    """mmsegmentation's: `(n, batch, classes, windows across · w)`, the mean of windows that overlap.
-
-    It is that of logits, and columns can still be enlarged afterwards."""
-    _, h, batch, classes, w = ops.shape(windows)
-    pixels, back = pixels_of_view(rows, ops.expand_dims(index, 0), align_corners)
-    numbers = numbers_of_rows(windows, last, columns)
-    samples, weights = weights_of_samples(rows, pixels, back, numbers, h, align_corners)
-    coarse = take_rows(windows, samples[0], columns)
-    weights = ops.transpose(weights[0], (1, 0, 2))
-    n, number, count = ops.shape(weights)
-    x = ops.matmul(ops.reshape(weights, (n, number * count)), ops.reshape(coarse, (number * count, -1)))
-    return beside(ops.reshape(x, (n, columns.count, batch, classes, w)))
-
-
-def exponential_rows(windows, last, index, rows, columns, align_corners):
-    """PyTorch-Encoding's: `(n, batch, classes, view)`, the mean of the exponentials where windows
-    overlap, of which rows but not yet columns are resized to the image."""
-    _, h, batch, classes, w = ops.shape(windows)
-    pixels, back = pixels_of_view(rows, ops.expand_dims(index, 0), align_corners)
-    numbers = numbers_of_rows(windows, last, columns)
-    samples, weights, shares = samples_of_windows(rows, pixels, numbers, h, align_corners)
-    x = ops.matmul(weights[0], take_rows(windows, samples[0], columns))
-    enlarge = ops.transpose(interpolation_matrix(w, columns.length, align_corners))
-    x = ops.matmul(ops.reshape(x, (-1, w)), enlarge)
-    # float32 overflows at 88, and these are added up.
-    x = ops.exp(ops.minimum(x, 80))
-    number, n = ops.shape(shares)[1:]
-    x = ops.reshape(x, (number, n, -1)) * ops.expand_dims(shares[0], -1)
-    x = ops.reshape(ops.sum(x, axis=0), (n, columns.count, batch, classes, columns.length))
-    x = mean_of_overlapping(ops.transpose(x, (0, 2, 3, 1, 4)), columns)
-    if back is None:
-        return x
-    n = ops.shape(index)[0]
-    x = ops.matmul(back[0], ops.reshape(x, (-1, batch * classes * columns.view)))
-    return ops.reshape(x, (n, batch, classes, columns.view))
-
-
-def numbers_of_rows(windows, last, columns):
-    """`(1, k)`: the numbers of the rows of windows that `windows` holds."""
-    count = ops.shape(windows)[0] // columns.count
-    return ops.expand_dims(ops.arange(count) + (last + 1 - count), 0)
-
-
-def take_rows(windows, samples, columns):
-    """The coarse rows `samples` `(k, m)` of rows of windows, `(k, m, across · batch · classes · w)`."""
-    _, h, batch, classes, w = ops.shape(windows)
-    number, count = ops.shape(samples)
-    first = ops.reshape(ops.arange(number * columns.count) * h, (number, 1, columns.count))
-    index = ops.reshape(first + ops.expand_dims(samples, -1), (-1,))
-    taken = ops.take(ops.reshape(windows, (-1, batch * classes * w)), index, axis=0)
-    return ops.reshape(taken, (number, count, columns.count * batch * classes * w))
-
-
-def beside(x):
-    """`(n, across, batch, classes, w)` to `(n, batch, classes, across · w)`."""
-    n, across, batch, classes, w = ops.shape(x)
-    return ops.reshape(ops.transpose(x, (0, 2, 3, 1, 4)), (n, batch, classes, across * w))
+def numbers_until(last, bands):
+    """The number of each band; below zero there is nothing."""
+    return [last + 1 - len(bands) + i for i in range(len(bands))]
 
 
 def mean_of_overlapping(x, axis):
     """What windows `(…, count, length)` along an axis say of its pixels, on average: `(…, view)`."""
     chunks = -(-axis.length // axis.stride)
     *others, count, length = ops.shape(x)
-    zeros = [(0, 0)] * len(others)
-    x = ops.pad(x, (*zeros, (0, 0), (0, chunks * axis.stride - length)))
-    x = ops.reshape(x, (*others, count, chunks, axis.stride))
-    x = sum(ops.pad(x[..., i, :], (*zeros, (i, chunks - 1 - i), (0, 0))) for i in range(chunks))
-    x = ops.reshape(x, (*others, (count + chunks - 1) * axis.stride))[..., : axis.view]
-    behind = ops.expand_dims(ops.arange(axis.view), 1) - axis.start(ops.arange(axis.count))
-    inside = (behind >= 0) & (behind < axis.length)
-    return x / ops.sum(ops.cast(inside, "float32"), axis=1)
+    x = ops.reshape(x, (-1, count, length))
+    x = ops.pad(x, ((0, 0), (0, 0), (0, chunks * axis.stride - length)))
+    x = ops.reshape(x, (-1, count, chunks, axis.stride))
+    x = sum(
+        ops.pad(ops.take(x, i, axis=2), ((0, 0), (i, chunks - 1 - i), (0, 0))) for i in range(chunks)
+    )
+    x = ops.reshape(x, (-1, (count + chunks - 1) * axis.stride))
+    x = ops.take(x, ops.arange(axis.view), axis=1)
+    offsets = ops.expand_dims(ops.arange(axis.view), 1) - axis.start(ops.arange(axis.count))
+    inside = (offsets >= 0) & (offsets < axis.length)
+    x = x / ops.sum(ops.cast(inside, "float32"), axis=1)
+    return ops.reshape(x, (*others, axis.view))
 
 
 # === What runtimes do differently ===
@@ -208,15 +247,10 @@ def argmax_of_last_axis(scores):
 
 
 def loop(condition, step, *state):
-    """Steps while `condition` holds; the first axis of tensors may grow."""
+    """The state after all steps while `condition` holds; the first axis of tensors may grow."""
     import tensorflow as tf
 
-    return tf.while_loop(
-        condition,
-        step,
-        state,
-        shape_invariants=tuple(
-            tf.TensorShape([None] * len(x.shape[:1])).concatenate(x.shape[1:]) for x in state
-        ),
-        parallel_iterations=1,
+    shapes = tuple(
+        tf.TensorShape([None]).concatenate(x.shape[1:]) if len(x.shape) else x.shape for x in state
     )
+    return tf.while_loop(condition, step, state, shape_invariants=shapes, parallel_iterations=1)

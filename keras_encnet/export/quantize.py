@@ -36,7 +36,7 @@ def quantized(graph, images):
     for rounding in roundings:
         rounding.settle()
     for convolution, rounding in readers:
-        convolution.step = rounding.step
+        convolution.settle(rounding.step)
     return graph
 
 
@@ -100,19 +100,20 @@ class Rounding(keras.layers.Layer):
 
 
 class QuantizedConvNorm(FoldedConvNorm):
-    """Rounds its kernel once it has the `step` of what it reads."""
+    """Rounds its kernel once it is settled, for the `step` of what it reads."""
 
-    step = None
+    settled = None
+
+    def settle(self, step):
+        kernel, bias = (ops.convert_to_numpy(x) for x in (self.kernel, self.bias))
+        self.settled = kernel, bias, 127 * kernel_steps(kernel, bias, step, axis=(0, 1, 2))
 
     def folded(self):
         import tensorflow as tf
 
-        if self.step is None:
+        if self.settled is None:
             return super().folded()
-        # Constants, for what comes into a loop from outside the converters take for variable.
-        with tf.init_scope():
-            kernel, bias = self.kernel.numpy(), self.bias.numpy()
-        bound = 127 * kernel_steps(kernel, bias, self.step, axis=(0, 1, 2))
+        kernel, bias, bound = self.settled
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             kernel, -bound, bound, narrow_range=True
         )
