@@ -51,7 +51,7 @@ class Axis(NamedTuple):
     view: Any
     count: Any
     length: Any
-    stride: int
+    stride: Any
     shifted: bool
     overlap: int
 
@@ -78,7 +78,7 @@ def axes_of(size, view, rule):
 def axis_of(size, view, length, stride, shifted):
     """The `Axis` for windows of `length`, `None` for one that is everything."""
     if length is None:
-        return Axis(size, view, 1, view, 1, True, 0)
+        return Axis(size, view, 1, view, view, True, 0)
     # With one for the window that is shifted back, and for the pixel that resizing looks at as well.
     overlap = -(-length // stride)
     count = (most(view - length, 0) + stride - 1) // stride + 1

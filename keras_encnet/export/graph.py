@@ -167,11 +167,13 @@ class ImageToLabels(keras.Model):
 
             start = ops.zeros((), "int32"), nothing, ops.zeros((4,), "int32"), presence
             _, seen, shape, presence = loop(lambda column, *_: column < columns.count, look, *start)
-            shape = shape[0], shape[1], self.num_classes, shape[3]
-            bands = [*kept, seen]
-            final = settled(rows, number, self.align_corners)
-            labels = labeller.add(labels, final, *labeller.strips(bands, number, shape))
-            return number + 1, labels, presence, *labeller.kept(bands, number, shape)
+            if "labels" in self.wanted:
+                shape = shape[0], shape[1], self.num_classes, shape[3]
+                bands = [*kept, seen]
+                final = settled(rows, number, self.align_corners)
+                labels = labeller.add(labels, final, *labeller.strips(bands, number, shape))
+                kept = labeller.kept(bands, number, shape)
+            return number + 1, labels, presence, *kept
 
         batch = ops.shape(images)[0]
         kept = [nothing] * rows.overlap

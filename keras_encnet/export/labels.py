@@ -75,7 +75,7 @@ class Labeller(NamedTuple):
         values = columns.size
         if self.exponential:
             seen = len(bands) * columns.count * columns.length
-            values = values + seen * rows.view // rows.size
+            values = values + seen * (rows.view // rows.size + 1)
         step = most(STRIP // most(batch * classes * values, 1), 1)
 
         bands = [ops.reshape(band, (columns.count, -1, batch * classes * w)) for band in bands]
@@ -211,7 +211,7 @@ def numbers_until(last, bands):
 
 def mean_of_overlapping(x, axis):
     """What windows `(…, count, length)` along an axis say of its pixels, on average: `(…, view)`."""
-    chunks = -(-axis.length // axis.stride)
+    chunks = max(axis.overlap, 1)
     *others, count, length = ops.shape(x)
     x = ops.reshape(x, (-1, count, length))
     x = ops.pad(x, ((0, 0), (0, 0), (0, chunks * axis.stride - length)))

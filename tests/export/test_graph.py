@@ -24,6 +24,7 @@ EVALUATIONS = {
     "many windows": {"window": [32, 40], "stride": [9, 13]},
     "resized and windows": {"resize": [200, 120], "window": [48, 64], "stride": [30, 41]},
     "encoding": {"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"},
+    "encoding, whole": {"resize": 100, "protocol": "pytorch-encoding"},
     "encoding as it is": {"window": 48, "protocol": "pytorch-encoding"},
 }
 SIZES = (97, 131), (64, 70), (120, 48)
@@ -57,6 +58,13 @@ def test_labels_and_presence_are_those_of_segment(model, name, at_once, monkeypa
                 # Where two classes are as good as equal, rounding decides.
                 assert np.mean(found["labels"][i] != each.label_map) < 2e-4
                 np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
+
+
+def test_presence_alone(model):
+    model.evaluation = EVALUATIONS["resized and windows"]
+    found = traced(ImageToLabels(folded(model), model, ["presence"]))(image(0, 97, 131)[None])
+    wanted = model.segment(image(0, 97, 131)).presence
+    np.testing.assert_allclose(found["presence"][0], wanted, atol=1e-6)
 
 
 def test_logits_are_the_models_whatever_its_evaluation(model):
