@@ -100,6 +100,8 @@ def write_litert(graph, path, shape, classes, half=False, integers=False):
 def write_openvino(graph, path, shape, classes):
     import openvino
 
+    # Each operation has memory of its own, even in a loop.
+    graph.thinner_strips = 2
     with tempfile.TemporaryDirectory() as scratch:
         raw = pathlib.Path(scratch, "raw.xml")
         _export(graph, raw, "openvino", shape)

@@ -96,8 +96,9 @@ class ImageToLabels(keras.Model):
         self.align_corners = model.align_corners
         self.num_classes = model.num_classes
         self.wanted = tuple(outputs)
-        # A runtime may be slow at one way of doing this.
+        # What suits one runtime does not suit all.
         self.argmax = argmax
+        self.thinner_strips = 1
         self.constant_weights = False
         self.built = True
 
@@ -140,6 +141,7 @@ class ImageToLabels(keras.Model):
             exponential=rule.protocol == "pytorch-encoding",
             dtype="uint8" if self.num_classes <= 255 else "uint16",
             argmax=self.argmax,
+            thinner=self.thinner_strips,
         )
         if rule.window:
             labels, presence = self._look_through_windows(images, labeller)

@@ -31,7 +31,7 @@ class Labeller(NamedTuple):
     """How pixels get their labels.
 
     `rows` and `columns` are each an `Axis`; `exponential` is PyTorch-Encoding's protocol, else it is
-    mmsegmentation's; `argmax` is a function like the one below."""
+    mmsegmentation's; `argmax` is a function like the one below; a strip is `STRIP` over `thinner`."""
 
     rows: Any
     columns: Any
@@ -39,6 +39,7 @@ class Labeller(NamedTuple):
     exponential: bool
     dtype: str
     argmax: Any
+    thinner: int
 
     def none(self, batch):
         """The labels of no rows, `(0, batch, width)`."""
@@ -76,7 +77,7 @@ class Labeller(NamedTuple):
         if self.exponential:
             seen = len(bands) * columns.count * columns.length
             values = values + seen * (rows.view // rows.size + 1)
-        step = most(STRIP // most(batch * classes * values, 1), 1)
+        step = most(STRIP // self.thinner // most(batch * classes * values, 1), 1)
 
         bands = [ops.reshape(band, (columns.count, -1, batch * classes * w)) for band in bands]
         numbers = numbers_until(last, bands)
