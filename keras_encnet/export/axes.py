@@ -149,7 +149,7 @@ def samples_of_windows(axis, pixels, numbers, coarse, align_corners):
 
 
 def first_sample(axis, number, following, coarse, align_corners):
-    """The first sample of a window that pixels depend on which are not final before the window
-    `following`."""
+    """The first sample of windows of these numbers that pixels depend on which are not final before
+    the window `following`."""
     offset = axis.start(following) - 1 - axis.start(number)
     return ops.cast(interpolation_source(offset, coarse, axis.length, align_corners), "int32")

@@ -4,8 +4,10 @@ Each takes an `ImageToLabels`, where to write, the shape of `images` (`None` whe
 classes' names and colours.
 """
 
+import itertools
 import json
 import pathlib
+import re
 import tempfile
 import zipfile
 
@@ -76,6 +78,7 @@ def write_onnx(graph, path, shape, classes, half=False, integers=False):
         _halve_onnx(model.graph)
     if integers:
         store_integers(model.graph)
+    _shorten_names(model.graph)
     onnx.save(model, path)
 
 
@@ -183,3 +186,31 @@ def _halve_onnx(graph):
                 _halve_onnx(attribute.g)
     for cast in reversed(casts):
         graph.node.insert(0, cast)
+
+
+def _shorten_names(graph):
+    """Takes the scopes of loops, most of what the exporter calls things in them, away from names."""
+    names, taken = {}, set()
+
+    def short(name):
+        if name not in names:
+            new = brief = re.sub(r"^(.*[/_])?while(_\d+)?[/_]", "", name)
+            others = itertools.count(1)
+            while new in taken:
+                new = f"{brief}.{next(others)}"
+            names[name] = new
+            taken.add(new)
+        return names[name]
+
+    def rename(graph):
+        for thing in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            thing.name = short(thing.name)
+        for node in graph.node:
+            node.name = short(node.name)
+            node.input[:] = map(short, node.input)
+            node.output[:] = map(short, node.output)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    rename(attribute.g)
+
+    rename(graph)

@@ -81,25 +81,25 @@ class Labeller(NamedTuple):
 
         bands = [ops.reshape(band, (columns.count, -1, batch * classes * w)) for band in bands]
         numbers = numbers_until(last, bands)
-        firsts = [first_sample(rows, number, last, h, align_corners) for number in numbers]
+        firsts = first_sample(rows, numbers, last, h, align_corners)
         # Strips ask for some rows before these, and for bands that there are none of. They weigh
         # nothing.
         more = span_of_samples(rows, span_of_view(rows, step), h)
-        for i in range(len(bands) - 1):
-            bands[i] = ops.pad(bands[i], ((0, 0), (more, 0), (0, 0)))
-            firsts[i] = firsts[i] - more
+        bands[:-1] = [ops.pad(band, ((0, 0), (more, 0), (0, 0))) for band in bands[:-1]]
+        firsts = firsts - ops.stack([more] * (len(bands) - 1) + [0])
         enlarge = self.exponentials if self.exponential else self.means
         tiles = self.tiles(w) if columns.resized or not self.exponential else None
 
         def label(index):
             pixels, back = pixels_of_view(rows, ops.expand_dims(index, 0), align_corners)
-            numbered = ops.expand_dims(ops.stack(numbers), 0)
+            numbered = ops.expand_dims(numbers, 0)
             samples, weights, shares = (
                 x[0] for x in samples_of_windows(rows, pixels, numbered, h, align_corners)
             )
             count, parts = ops.shape(samples)[1], []
+            starts = samples[:, 0] - firsts
             for i, band in enumerate(bands):
-                start = ops.minimum(samples[i, 0] - firsts[i], ops.shape(band)[1] - count)
+                start = ops.minimum(starts[i], ops.shape(band)[1] - count)
                 # The exporter of ONNX cannot slice here, for want of a shape.
                 parts.append(ops.take(band, start + ops.arange(count), axis=1))
             x = enlarge(parts, weights, shares, None if back is None else back[0], shape)
@@ -111,15 +111,17 @@ class Labeller(NamedTuple):
     def kept(self, bands, last, shape):
         """What following rows depend on of all `bands` but the first, which are as in `strips`."""
         h, batch, classes, w = shape
+        numbers = numbers_until(last, bands)
+        had, needed = (
+            first_sample(self.rows, numbers, following, h, self.align_corners)
+            for following in (last, last + 1)
+        )
         kept = []
-        for number, band in list(zip(numbers_until(last, bands), bands, strict=True))[1:]:
-            had, needed = (
-                first_sample(self.rows, number, following, h, self.align_corners)
-                for following in (last, last + 1)
-            )
+        for i, band in list(enumerate(bands))[1:]:
+            gone = needed[i] - had[i]
             band = ops.reshape(band, (self.columns.count, -1, batch * classes * w))
-            count = ops.maximum(ops.shape(band)[1] - (needed - had), 0)
-            band = ops.take(band, needed - had + ops.arange(count), axis=1)
+            count = ops.maximum(ops.shape(band)[1] - gone, 0)
+            band = ops.take(band, gone + ops.arange(count), axis=1)
             kept.append(ops.reshape(band, (-1,)))
         return kept
 
@@ -207,7 +209,7 @@ def swapped(x):
 
 def numbers_until(last, bands):
     """The number of each band; below zero there is nothing."""
-    return [last + 1 - len(bands) + i for i in range(len(bands))]
+    return last + 1 - len(bands) + ops.arange(len(bands))
 
 
 def mean_of_overlapping(x, axis):
