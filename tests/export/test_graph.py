@@ -35,9 +35,15 @@ def traced(graph, size=(None, None), batch=None):
     return tf.function(graph, input_signature=[spec], autograph=False)
 
 
-@pytest.fixture(params=[False, True], ids=["corners", "aligned"])
-def model(request):
+@pytest.fixture(scope="module", params=[False, True], ids=["corners", "aligned"])
+def built(request):
     return tiny(align_corners=request.param)
+
+
+@pytest.fixture
+def model(built):
+    built.evaluation = None
+    return built
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
