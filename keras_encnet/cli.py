@@ -17,7 +17,7 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"keras-encnet {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -17,9 +17,11 @@ def label_png(image_bytes, url, model="encnet", timeout=60):
     """The label map, as a grey PNG file's bytes, of a JPEG or PNG file's bytes.
 
     Raises:
-        ValueError: the server could not read the image.
+        ValueError: the server could not read the image, or the URL is none.
         OSError: the server cannot be reached, or refused the request.
     """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"the URL is {url!r}, expected one that begins with http:// or https://.")
     image = {"image_bytes": {"b64": base64.b64encode(image_bytes).decode()}}
     question = {"signature_name": "from_bytes", "instances": [image]}
     request = urllib.request.Request(

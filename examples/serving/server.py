@@ -325,7 +325,15 @@ def arguments():
     add("--max-pixels", type=int, default=16_000_000, help="pixels of an image")
     add("--timeout", type=float, default=30, help="s after which an admitted image is given up")
     add("--body-timeout", type=float, default=15, help="s that sending a request may take")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        zero = name in ("port", "max_wait")
+        if not isinstance(value, str) and (value < 0 or value == 0 and not zero):
+            least = "0 or more" if zero else "more than 0"
+            parser.error(f"--{name.replace('_', '-')} is {value}, expected {least}.")
+    if options.port > 65535:
+        parser.error(f"--port is {options.port}, expected 65535 or less.")
+    return options
 
 
 def main():

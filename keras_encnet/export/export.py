@@ -2,11 +2,13 @@
 
 import contextlib
 import importlib.util
+import numbers
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 
 import keras
 from PIL import Image
@@ -99,8 +101,8 @@ def export_model(
     path = _target(path, format, version)
     options = {
         "outputs": outputs,
-        "image_size": image_size,
-        "batch_size": batch_size,
+        "image_size": image_size and tuple(map(int, image_size)),
+        "batch_size": batch_size and int(batch_size),
         "dtype": dtype,
         "quantize": quantize,
     }
@@ -141,7 +143,7 @@ def _write_in_a_child(model, path, format, calibration, **options):
         if calibration is not None:
             folder = pathlib.Path(scratch, "calibration")
             folder.mkdir()
-            for i, image in enumerate(_calibration(calibration, None)):
+            for i, image in enumerate(_calibration(calibration, options["image_size"])):
                 Image.fromarray(image).save(folder / f"{i:06}.png")
             command += ["--calibration", folder]
         root = str(pathlib.Path(__file__).resolve().parents[2])
@@ -156,7 +158,7 @@ def _write_in_a_child(model, path, format, calibration, **options):
     if child.returncode:
         lines = child.stderr.strip().splitlines() or ["it said nothing"]
         said = [line for line in lines if line.startswith("keras-encnet export: ")] or lines[-5:]
-        raise RuntimeError("\n".join(["Exporting with TensorFlow failed:", *said]))
+        raise ChildProcessError("\n".join(["Exporting with TensorFlow failed:", *said]))
 
 
 def classes(model):
@@ -170,12 +172,12 @@ def classes(model):
 
 
 def _check(model, format, outputs, image_size, batch_size, dtype):
-    if format not in FORMATS:
+    if format not in tuple(FORMATS):
         raise ValueError(f"`format` is {format!r}, expected one of {', '.join(map(repr, FORMATS))}.")
     if dtype not in DTYPES:
         pairs = ", ".join(f"{format!r} with {dtype!r}" for format in FORMATS for dtype in DTYPES)
         raise ValueError(f"`dtype` is {dtype!r} for {format!r}; what works is {pairs}.")
-    outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
     if outputs == DEFAULT_OUTPUTS and not model.se_head:
         outputs = ("labels",)
     if not outputs or set(outputs) - set(OUTPUTS) or len(set(outputs)) < len(outputs):
@@ -200,7 +202,8 @@ def _sizes(values, count, least):
     return (
         isinstance(values, (list, tuple))
         and len(values) == count
-        and all(isinstance(value, int) and value >= least for value in values)
+        and all(isinstance(value, numbers.Integral) and value >= least for value in values)
+        and not any(isinstance(value, bool) for value in values)
     )
 
 
@@ -214,10 +217,10 @@ def _check_quantization(format, dtype, quantize, calibration):
             f"`quantize={quantize!r}` with format {format!r} and dtype {dtype!r} is not possible; "
             "what works is 'int8' with 'onnx' or 'litert' and 'float32'."
         )
-    if calibration is None:
+    if not isinstance(calibration, (str, os.PathLike, Iterable)):
         raise ValueError(
-            "`quantize='int8'` needs `calibration=`: a folder, or some images of the kind that the "
-            "model will see."
+            "`quantize='int8'` needs `calibration=`, a folder, or several images of the kind that the "
+            f"model will see; it is {calibration!r}."
         )
 
 
@@ -240,6 +243,8 @@ def _target(path, format, version):
                 f"`version` is {version!r} for {format!r}; it is an integer, and for a SavedModel."
             )
         return path / str(version)
+    if not path.name:
+        raise ValueError(f"`path` is {str(path)!r}, expected the name of what is to be written.")
     suffix = FORMATS[format]
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
@@ -274,15 +279,25 @@ def _calibration(images, image_size):
 @contextlib.contextmanager
 def _beside(path, format):
     """Where to write what takes the place of `path` if all goes well."""
+    _check_place(path)
     if format == "tf_saved_model":
         with swapped_in(path, "SavedModel", "saved_model.pb") as made:
             yield made
         return
     if path.is_dir():
         raise FileExistsError(f"{path} is a directory. Choose another name for the file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-unfinished-", dir=path.parent) as beside:
         yield pathlib.Path(beside, path.name)
         # OpenVINO's weights, `.bin`, before the graph that reads them.
         for file in sorted(pathlib.Path(beside).iterdir()):
             file.replace(path.parent / file.name)
+
+
+def _check_place(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        remedy = f"{error.strerror}; choose another place for what is exported"
+        raise type(error)(error.errno, remedy, str(path)) from error

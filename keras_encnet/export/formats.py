@@ -27,7 +27,8 @@ def write_saved_model(graph, directory, shape, classes):
 
     from keras_encnet.export.image_bytes import label_png_from_bytes
 
-    images = [tf.TensorSpec(shape, "uint8", name="images")]
+    # Of a shape that is known whole TensorFlow would not look at what it is given.
+    images = [tf.TensorSpec((None, *shape[1:]), "uint8", name="images")]
     labels = ImageToLabels(graph.network, graph, ["labels"])
     logits = ImageToLabels(graph.network, graph, ["logits"])
     from_bytes = label_png_from_bytes(lambda images: labels(images)["labels"])
@@ -36,14 +37,10 @@ def write_saved_model(graph, directory, shape, classes):
 
     def checked(graph):
         def call(images):
-            # A server passes the message on to whoever sent the images.
-            enough = tf.debugging.assert_greater_equal(
-                tf.shape(images)[:3],
-                (1, MIN_SIZE, MIN_SIZE),
-                f"`images` must be one or more, of {MIN_SIZE} pixels or more on both sides.",
-            )
-            with tf.control_dependencies([enough]):
-                return graph(tf.identity(images))
+            with tf.control_dependencies([_assert_shape(images, shape)]):
+                images = tf.identity(images)
+            images.set_shape(shape)
+            return graph(images)
 
         return call
 
@@ -57,6 +54,25 @@ def write_saved_model(graph, directory, shape, classes):
     archive.add_endpoint("classes", lambda: {"labels": names, "palette": colours}, [])
     archive.write_out(str(directory), verbose=False)
     _write_warm_up(directory, shape)
+
+
+def _assert_shape(images, shape):
+    """An operation that fails, with a message that a server passes on, for images of another shape."""
+    import tensorflow as tf
+
+    found = tf.shape(images)
+    # Zeros make a shape of any rank as long as another.
+    sides = tf.concat([found, [0] * 4], axis=0)[:5]
+    least = [*(side or low for side, low in zip(shape, (1, MIN_SIZE, MIN_SIZE, 3), strict=True)), 0]
+    most = [*(side or tf.int32.max for side in shape), 0]
+    named = zip(shape, ("batch", "height", "width", "3"), strict=True)
+    wanted = ", ".join(str(side or name) for side, name in named)
+    message = (
+        f"`images` must be one or more, ({wanted}), of {MIN_SIZE} pixels or more on both sides; "
+        "their shape is:"
+    )
+    fits = tf.reduce_all((sides >= least) & (sides <= most))
+    return tf.debugging.Assert(fits, [message, found])
 
 
 def write_onnx(graph, path, shape, classes, half=False, integers=False):
@@ -109,6 +125,9 @@ def write_openvino(graph, path, shape, classes):
         raw = pathlib.Path(scratch, "raw.xml")
         _export(graph, raw, "openvino", shape)
         model = openvino.Core().read_model(raw)
+        for output in model.outputs:
+            # The exporter leaves names of operations beside the one that was given.
+            output.tensor.set_names(output.names & set(graph.wanted))
         for key, value in classes.items():
             model.set_rt_info(json.dumps(value), ["model_info", key])
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -49,7 +49,8 @@ class Labeller(NamedTuple):
         """The labels `(height, batch, width)` of what is seen through one row of windows, `(across, h,
         batch, classes, w)`."""
         height, shape = self.rows.size, ops.shape(windows)
-        label, step = self.strips([ops.reshape(windows, (-1,))], 0, shape[1:])
+        # A vector of them OpenVINO would take for channels that are shuffled, and fail.
+        label, step = self.strips([windows], 0, shape[1:])
         if known(height, step) and height <= step:
             return label(ops.arange(height))
         return self.add(self.none(shape[2]), height, label, step)
@@ -68,9 +69,9 @@ class Labeller(NamedTuple):
     def strips(self, bands, last, shape):
         """A function from the numbers of some rows to their labels, and how many it can be given.
 
-        `bands` are the last rows of windows, each a vector of `(across, rows, batch, classes, w)`; of
-        all but the last they are only those rows that `kept` has left. `last` is the last one's
-        number, and `shape` is that of its windows, `(h, batch, classes, w)`."""
+        `bands` are the last rows of windows, each `(across, rows, batch, classes, w)` or a vector of
+        that; of all but the last they are only those rows that `kept` has left. `last` is the last
+        one's number, and `shape` is that of its windows, `(h, batch, classes, w)`."""
         h, batch, classes, w = shape
         rows, columns, align_corners = self.rows, self.columns, self.align_corners
         values = columns.size
@@ -176,7 +177,9 @@ class Labeller(NamedTuple):
         pixels = ops.minimum(ops.arange(tiles * tile), axis.size - 1)
         pixels, back = pixels_of_view(axis, ops.reshape(pixels, (tiles, tile)), self.align_corners)
         if self.exponential:
-            return ops.minimum(pixels, axis.view - 1), ops.transpose(back, (0, 2, 1))
+            # The converter to LiteRT mixes this up with the network's transpositions of three axes.
+            back = ops.transpose(ops.expand_dims(back, 1), (0, 1, 3, 2))[:, 0]
+            return ops.minimum(pixels, axis.view - 1), back
         numbers = windows_at(axis, pixels)
         samples, weights, shares = samples_of_windows(axis, pixels, numbers, w, self.align_corners)
         weights = weights * ops.expand_dims(shares, -1)

@@ -29,18 +29,19 @@ def open_export(path, threads=None, precision="f32"):
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
     try:
         if path.is_dir():
-            return _checked(_saved_model(path))
+            return _checked(*_saved_model(path))
         if path.suffix == ".onnx":
-            return _checked(_onnx(path, threads))
+            return _checked(*_onnx(path, threads))
         if path.suffix == ".tflite":
-            return _checked(_litert(path, threads))
+            return _checked(*_litert(path, threads))
         if path.suffix == ".xml":
-            return _checked(_openvino(path, threads, precision))
+            return _checked(*_openvino(path, threads, precision))
     except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
         raise ImportError(
-            f"Running {path.name!r} needs {error.name}, which is not installed: "
+            f"Running {path.name!r} needs {package}, which is not installed: "
             "pip install 'keras-encnet[export]'",
-            name=error.name,
+            name=package,
         ) from error
     raise ValueError(
         f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, .tflite "
@@ -48,7 +49,9 @@ def open_export(path, threads=None, precision="f32"):
     )
 
 
-def _checked(run):
+def _checked(run, taken):
+    """`run`, for images of the shape `taken`, where anything but an integer says that it is free."""
+
     def call(images):
         images = np.asarray(images)
         shape = images.shape
@@ -61,6 +64,14 @@ def _checked(run):
             raise ValueError(
                 f"`images` are {shape[1]}×{shape[2]} pixels (height×width), expected {MIN_SIZE} or "
                 "more on both sides."
+            )
+        # Not every runtime looks, and some answer for images of the size that they expect.
+        fixed = [side if isinstance(side, int) and side > 0 else None for side in taken]
+        if any(want and want != side for want, side in zip(fixed, shape, strict=True)):
+            wanted = ", ".join(str(side or "any") for side in fixed)
+            raise ValueError(
+                f"`images` is of shape {shape}, and the file was exported for ({wanted}). Resize them, "
+                "or export the model without `image_size` and `batch_size`."
             )
         return run(images)
 
@@ -78,7 +89,7 @@ def _saved_model(path):
 
     # Its functions live as long as what they were loaded with.
     call.loaded = loaded
-    return call
+    return call, run.structured_input_signature[1]["images"].shape.as_list()
 
 
 def _onnx(path, threads):
@@ -88,7 +99,12 @@ def _onnx(path, threads):
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+    (taken,) = session.get_inputs()
+
+    def call(images):
+        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+    return call, taken.shape
 
 
 def _litert(path, threads):
@@ -97,7 +113,8 @@ def _litert(path, threads):
     # Its own choice would be a single one.
     threads = threads or os.cpu_count()
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()
-    return lambda images: run(images=images)
+    taken = run.get_input_details()["images"]["shape_signature"]
+    return lambda images: run(images=images), taken.tolist()
 
 
 def _openvino(path, threads, precision):
@@ -112,4 +129,5 @@ def _openvino(path, threads, precision):
         results = compiled(images)
         return {output.get_any_name(): results[output] for output in compiled.outputs}
 
-    return call
+    sides = compiled.input().get_partial_shape()
+    return call, [side.get_length() if side.is_static else None for side in sides]

@@ -54,13 +54,20 @@ def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3
 
     Returns:
         A `Verification`.
+
+    Raises:
+        ValueError: there are no images or runs, or the file was exported from another model.
     """
+    if runs < 1:
+        raise ValueError(f"`runs` is {runs!r}, expected 1 or more.")
     path = pathlib.Path(path)
     run, model = open_export(path), _in_float32(model)
     if images is None:
         sizes = [image_size] if image_size else SIZES
         images = [scenes(1, size=tuple(size), seed=0)[0][0] for size in sizes]
     images = [read_image(image) for image in images]
+    if not images:
+        raise ValueError("`images` is empty, expected one or more, or None for drawn street scenes.")
     if image_size:
         images = [resize_image(image, *image_size) for image in images]
 
@@ -69,6 +76,12 @@ def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3
         batch = np.repeat(image[None], batch_size or 1, axis=0)
         found = run(batch)
         for name, value in _wanted(model, image, found).items():
+            shape = None if value is None else value.shape
+            if found[name][0].shape != shape:
+                raise ValueError(
+                    f"{path} answers {name!r} of shape {found[name][0].shape}, and the model {shape}; "
+                    "was it exported from this model?"
+                )
             if name == "labels":
                 same.append((found[name][0] == value).mean())
             else:

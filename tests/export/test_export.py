@@ -6,6 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from golden.weights import image
 from keras_encnet.cli import main
@@ -48,7 +49,14 @@ def test_from_any_backend(dtype, tmp_path):
         ({"version": "one"}, "an integer"),
         ({"quantize": "int8"}, "'int8' with 'onnx' or 'litert'"),
         ({"quantize": "int4", "format": "onnx"}, "'int8' with 'onnx' or 'litert'"),
+        ({"version": True}, "an integer"),
+        ({"format": ["onnx"]}, "expected one of"),
+        ({"outputs": None}, "expected one or more"),
         ({"quantize": "int8", "format": "litert"}, "needs `calibration=`"),
+        (
+            {"quantize": "int8", "format": "litert", "calibration": Image.new("RGB", (64, 64))},
+            "several images",
+        ),
         ({"calibration": "photos"}, "is not asked for"),
     ],
 )
@@ -70,6 +78,20 @@ def test_a_missing_package_is_named(model, format, package, tmp_path, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != package and find(name))
     with pytest.raises(ImportError, match=rf"{package}.*keras-encnet\[export\]"):
         model.export(tmp_path / "model", format)
+
+
+def test_the_command_line_names_a_missing_package(tmp_path, monkeypatch, capsys):
+    tiny().save_to_preset(tmp_path / "preset")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "tf2onnx" and find(name))
+    assert main(f"export {tmp_path / 'preset'} {tmp_path / 'model'} --format onnx".split()) == 1
+    assert "pip install 'keras-encnet[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name(model, path):
+    with pytest.raises(ValueError, match="the name of what is to be written"):
+        model.export(path, "litert")
 
 
 def test_tensorflow_is_needed(model, tmp_path, monkeypatch):
@@ -147,6 +169,21 @@ def test_verify_sees_what_differs(tmp_path):
     bad = verify(model, path, [image(0, 64, 80)], runs=1)
     assert bad.differences["logits"] > 0.01 and bad.labels < 0.9 and bad.images == 1
     assert good.size == path.stat().st_size
+
+    with pytest.raises(ValueError, match="`images` is empty"):
+        verify(model, path, [])
+    with pytest.raises(ValueError, match="`runs` is 0"):
+        verify(model, path, runs=0)
+    for other in (tiny(num_classes=5), tiny(se_head=False)):
+        with pytest.raises(ValueError, match="was it exported from this model"):
+            verify(other, path, [image(0, 64, 80)], runs=1)
+
+
+def test_other_sizes_than_a_fixed_one_are_refused(model, tmp_path):
+    run = open_export(model.export(tmp_path / "model", "litert", image_size=tuple(np.array([64, 96]))))
+    assert run(np.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
+    with pytest.raises(ValueError, match=r"exported for \(any, 64, 96, 3\)"):
+        run(np.zeros((1, 96, 64, 3), "uint8"))
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,28 @@ def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
         assert b"/while/while/" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_a_fixed_size_in_openvino(batch_size, tmp_path):
+    import openvino
+
+    model, images = tiny(), np.stack([image(seed, 97, 131) for seed in range(2)])
+    path = model.export(tmp_path / "model", "openvino", image_size=(97, 131), batch_size=batch_size)
+    outputs = openvino.Core().read_model(path).outputs
+    assert [output.names for output in outputs] == [{"labels"}, {"presence"}]
+    found = open_export(path)(images)
+    for labels, wanted in zip(found["labels"], model.segment(list(images)), strict=True):
+        assert np.mean(labels == wanted.label_map) > 0.9998
+
+
+def test_encodings_protocol_and_logits_in_litert(tmp_path):
+    model = tiny(evaluation={"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"})
+    path = model.export(tmp_path / "model", "litert", outputs=["labels", "logits"])
+    images = image(0, 97, 131)[None]
+    found, logits = open_export(path)(images), model.predict(images, verbose=0)
+    assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
+    assert np.mean(found["labels"][0] == model.segment(images[0]).label_map) > 0.9998
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_float16_halves_the_file(format, tmp_path):
     model = tiny()

@@ -58,7 +58,8 @@ def test_labels_and_presence_are_those_of_segment(model, name, at_once, monkeypa
         images = np.stack([image(seed, *size) for seed in range(2)])
         wanted = model.segment(list(images))
         assert max(classes_in(each.label_map) for each in wanted) >= 4
-        for function in (free, traced(graph, size)) if size == SIZES[0] else (free,):
+        fixed = [traced(graph, size)] if size == SIZES[0] and at_once == 20_000 else []
+        for function in (free, *fixed):
             found = function(images)
             for i, each in enumerate(wanted):
                 # Where two classes are as good as equal, rounding decides.

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from golden.weights import image
+from keras_encnet.export import open_export
 from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":
@@ -76,11 +77,27 @@ def test_signatures(model, served):
     np.testing.assert_array_equal(classes["palette"], model.palette)
 
 
-@pytest.mark.parametrize("shape", [(0, 64, 64, 3), (1, 31, 64, 3)])
+SHAPES = [(0, 64, 64, 3), (1, 31, 64, 3), (64, 64, 3), (1, 64, 64, 1), (1, 64, 64, 3, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_what_it_cannot_take_is_said(served, shape):
     run = tf.saved_model.load(str(served)).signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="of 32 pixels or more on both sides"):
         run(images=tf.zeros(shape, "uint8"))
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_other_sizes_than_a_fixed_one_are_refused(batch_size, tmp_path):
+    path = tiny().export(tmp_path / "model", image_size=(64, 96), batch_size=batch_size)
+    run = tf.saved_model.load(str(path)).signatures["serving_default"]
+    assert run(images=tf.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
+    shapes = [(2, 96, 64, 3), (1, 128, 96, 3), *SHAPES] + ([(1, 64, 96, 3)] if batch_size else [])
+    for shape in shapes:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=", 64, 96, 3\\), of 32 pixels"):
+            run(images=tf.zeros(shape, "uint8"))
+    with pytest.raises(ValueError, match="was exported for \\(.*, 64, 96, 3\\)"):
+        open_export(path)(np.zeros((2, 96, 64, 3), "uint8"))
 
 
 def test_photographs_of_any_size_and_a_broken_one(model, served):

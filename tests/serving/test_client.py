@@ -106,3 +106,5 @@ def test_a_server_that_refuses_or_is_gone_is_named(fake, folder):
     assert done.returncode == 1
     assert "is the server running?" in done.stderr
     assert "Traceback" not in done.stderr
+    done = client(folder, port, "street.png", "--url", f"localhost:{port}")
+    assert "begins with http://" in done.stderr

@@ -297,6 +297,14 @@ def test_a_model_for_one_size_and_batch_says_which(tmp_path):
         assert "65 × 48" in answer["error"] and "64 × 48" in answer["error"]
 
 
+@pytest.mark.parametrize("option", [("--port", "70000"), ("--workers", "0"), ("--max-wait", "-1")])
+def test_options_that_make_no_sense_are_refused_at_the_start(option, tmp_path):
+    command = [sys.executable, str(SERVING / "server.py"), str(tmp_path / "model.onnx"), *option]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert " is ".join(option) in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["text", "missing", "other"])
 def test_a_file_that_is_no_such_model_is_named_at_the_start(tmp_path, kind):
     path = tmp_path / "no model.onnx"
