@@ -279,13 +279,15 @@ def _calibration(images, image_size):
 @contextlib.contextmanager
 def _beside(path, format):
     """Where to write what takes the place of `path` if all goes well."""
-    _check_place(path)
     if format == "tf_saved_model":
+        # The place itself, not a link to it.
+        _check_place(path.resolve())
         with swapped_in(path, "SavedModel", "saved_model.pb") as made:
             yield made
         return
     if path.is_dir():
         raise FileExistsError(f"{path} is a directory. Choose another name for the file.")
+    _check_place(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-unfinished-", dir=path.parent) as beside:
         yield pathlib.Path(beside, path.name)
         # OpenVINO's weights, `.bin`, before the graph that reads them.
