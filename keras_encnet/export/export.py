@@ -16,7 +16,7 @@ from PIL import Image
 from keras_encnet.data.checks import MIN_SIZE
 from keras_encnet.data.images import read_image, resize_image
 from keras_encnet.inference.pictures import default_palette
-from keras_encnet.presets.directory import save_preset, swapped_in
+from keras_encnet.presets.directory import beside, save_preset, swapped_in
 
 FORMATS = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 OUTPUTS = ("labels", "logits", "probabilities", "presence")
@@ -107,7 +107,7 @@ def export_model(
         "quantize": quantize,
     }
     write = _write if keras.backend.backend() == "tensorflow" else _write_in_a_child
-    with _beside(path, format) as made:
+    with _place(path, format) as made:
         write(model, made, format, calibration, **options)
     return path
 
@@ -277,29 +277,16 @@ def _calibration(images, image_size):
 
 
 @contextlib.contextmanager
-def _beside(path, format):
+def _place(path, format):
     """Where to write what takes the place of `path` if all goes well."""
     if format == "tf_saved_model":
-        # The place itself, not a link to it.
-        _check_place(path.resolve())
         with swapped_in(path, "SavedModel", "saved_model.pb") as made:
             yield made
         return
     if path.is_dir():
         raise FileExistsError(f"{path} is a directory. Choose another name for the file.")
-    _check_place(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-unfinished-", dir=path.parent) as beside:
-        yield pathlib.Path(beside, path.name)
+    with beside(path) as unfinished:
+        yield unfinished / path.name
         # OpenVINO's weights, `.bin`, before the graph that reads them.
-        for file in sorted(pathlib.Path(beside).iterdir()):
+        for file in sorted(unfinished.iterdir()):
             file.replace(path.parent / file.name)
-
-
-def _check_place(path):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        remedy = f"{error.strerror}; choose another place for what is exported"
-        raise type(error)(error.errno, remedy, str(path)) from error

@@ -29,13 +29,18 @@ def open_export(path, threads=None, precision="f32"):
         raise FileNotFoundError(f"There is no exported model {str(path)!r}.")
     try:
         if path.is_dir():
-            return _checked(*_saved_model(path))
-        if path.suffix == ".onnx":
-            return _checked(*_onnx(path, threads))
-        if path.suffix == ".tflite":
-            return _checked(*_litert(path, threads))
-        if path.suffix == ".xml":
-            return _checked(*_openvino(path, threads, precision))
+            run, shape = _saved_model(path)
+        elif path.suffix == ".onnx":
+            run, shape = _onnx(path, threads)
+        elif path.suffix == ".tflite":
+            run, shape = _litert(path, threads)
+        elif path.suffix == ".xml":
+            run, shape = _openvino(path, threads, precision)
+        else:
+            raise ValueError(
+                f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, "
+                ".tflite or .xml."
+            )
     except ModuleNotFoundError as error:
         package = error.name.partition(".")[0]
         raise ImportError(
@@ -43,14 +48,13 @@ def open_export(path, threads=None, precision="f32"):
             "pip install 'keras-encnet[export]'",
             name=package,
         ) from error
-    raise ValueError(
-        f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, .tflite "
-        "or .xml."
-    )
+    # Runtimes say in ways of their own that a side is free.
+    return _checked(run, [side if isinstance(side, int) and side > 0 else None for side in shape])
 
 
 def _checked(run, taken):
-    """`run`, for images of the shape `taken`, where anything but an integer says that it is free."""
+    """`run`, for images of the shape `taken`, in which `None` is any side."""
+    wanted = ", ".join(str(side or "any") for side in taken)
 
     def call(images):
         images = np.asarray(images)
@@ -66,9 +70,7 @@ def _checked(run, taken):
                 "more on both sides."
             )
         # Not every runtime looks, and some answer for images of the size that they expect.
-        fixed = [side if isinstance(side, int) and side > 0 else None for side in taken]
-        if any(want and want != side for want, side in zip(fixed, shape, strict=True)):
-            wanted = ", ".join(str(side or "any") for side in fixed)
+        if any(side not in (None, given) for side, given in zip(taken, shape, strict=True)):
             raise ValueError(
                 f"`images` is of shape {shape}, and the file was exported for ({wanted}). Resize them, "
                 "or export the model without `image_size` and `batch_size`."
@@ -99,12 +101,12 @@ def _onnx(path, threads):
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    (taken,) = session.get_inputs()
+    (input,) = session.get_inputs()
 
     def call(images):
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
-    return call, taken.shape
+    return call, input.shape
 
 
 def _litert(path, threads):
@@ -113,8 +115,8 @@ def _litert(path, threads):
     # Its own choice would be a single one.
     threads = threads or os.cpu_count()
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()
-    taken = run.get_input_details()["images"]["shape_signature"]
-    return lambda images: run(images=images), taken.tolist()
+    shape = run.get_input_details()["images"]["shape_signature"].tolist()
+    return lambda images: run(images=images), shape
 
 
 def _openvino(path, threads, precision):
@@ -129,5 +131,5 @@ def _openvino(path, threads, precision):
         results = compiled(images)
         return {output.get_any_name(): results[output] for output in compiled.outputs}
 
-    sides = compiled.input().get_partial_shape()
-    return call, [side.get_length() if side.is_static else None for side in sides]
+    shape = compiled.input().get_partial_shape()
+    return call, [side.is_static and side.get_length() for side in shape]

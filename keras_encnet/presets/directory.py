@@ -41,12 +41,8 @@ def swapped_in(directory, kind, marker):
         raise FileExistsError(
             f"{directory} exists and is no {kind} (it lacks {marker}). Choose another directory."
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{directory.name}-unfinished-", dir=directory.parent)
-    )
-    try:
-        made = beside / "made"
+    with beside(directory) as unfinished:
+        made = unfinished / "made"
         made.mkdir()
         yield made
         old = _old(directory)
@@ -54,8 +50,24 @@ def swapped_in(directory, kind, marker):
             directory.rename(old)
         made.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def beside(path):
+    """A directory beside `path` for what is not finished; it is gone afterwards.
+
+    Raises:
+        OSError: nothing can be written there; it names `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.mkdtemp(prefix=f".{path.name}-unfinished-", dir=path.parent)
+    except OSError as error:
+        remedy = f"{error.strerror}; choose another place"
+        raise type(error)(error.errno, remedy, str(path)) from error
+    try:
+        yield pathlib.Path(made)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def write_preset(model, directory, dtype=None):
