@@ -18,7 +18,6 @@ import numpy as np
 from keras_encnet import EncNet
 from keras_encnet.data import camvid
 from keras_encnet.export import open_export
-from keras_encnet.inference.scores import scores
 
 
 def main():
@@ -45,7 +44,7 @@ def main():
     print(f"{options.model}: {len(pairs)} images, {len(calibration)} for calibration")
     print(f"{'':16}{'mIoU':>8}{'pixels':>9}{'as Keras':>10}{'MB':>7}{'seconds':>9}")
     for name, (_, size) in sides.items():
-        result = scores(found[name], (mask for _, mask in pairs), model.num_classes)
+        result = score(found[name], (mask for _, mask in pairs), model.num_classes)
         same = np.mean([(a == b).mean() for a, b in zip(found[name], found["Keras"], strict=True)])
         print(
             f"{name:16}{result.miou:8.2%}{result.pixel_accuracy:9.2%}{same:10.2%}{size / 1e6:7.1f}"

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden")
 from weights import image, noise, state_dict
 
 # As an attribute of its package this name is the function.
-segmenting = importlib.import_module("keras_encnet.inference.segment")
+segmenting = importlib.import_module("keras_encnet.inference.segmenting")
 CLASSES = 19
 
 
@@ -104,14 +104,14 @@ class Ours:
         counts = multiply_adds(self.model._coarse, (batch, height, width, 3))
         cuts = list(self.cuts())
         clocks = [Clock(lambda run=run: _wait(run(images))) for _, _, run in cuts]
-        network, labels = Clock(self.model.stride_logits), Clock(segmenting._label_map)
-        object.__setattr__(self.model, "stride_logits", network)
+        network, labels = Clock(self.model.coarse_logits), Clock(segmenting._label_map)
+        object.__setattr__(self.model, "coarse_logits", network)
         segmenting._label_map = labels
         total = Clock(lambda: _wait(self.label_maps(images)))
         for _ in range(1 + repeat):
             for clock in (*clocks, total):
                 clock()
-        object.__delattr__(self.model, "stride_logits")
+        object.__delattr__(self.model, "coarse_logits")
         segmenting._label_map = labels.function
 
         parts = []

@@ -3,6 +3,15 @@
 from keras_encnet import data, inference, layers, models, training
 from keras_encnet.models.encnet import EncNet
 from keras_encnet.presets import list_presets
+from keras_encnet.version import __version__
 
-__version__ = "0.1.0.dev0"
-__all__ = ["EncNet", "data", "inference", "layers", "list_presets", "models", "training"]
+__all__ = [
+    "EncNet",
+    "__version__",
+    "data",
+    "inference",
+    "layers",
+    "list_presets",
+    "models",
+    "training",
+]

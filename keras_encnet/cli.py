@@ -27,7 +27,7 @@ def main(argv=None):
 
 
 def demo(arguments):
-    from keras_encnet.demo import run
+    from keras_encnet.demo.demo import run
 
     run(arguments.out, seed=arguments.seed)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_encnet.cli import main
-from keras_encnet.data import scenes
+from keras_encnet.demo import scenes
 
 
 @pytest.fixture(scope="module")

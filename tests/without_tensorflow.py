@@ -28,8 +28,9 @@ sys.meta_path[:] = [
 import numpy as np  # noqa: E402
 
 import keras_encnet  # noqa: E402
+from keras_encnet.demo import scenes  # noqa: E402
 
-pairs = keras_encnet.data.scenes(4, size=(64, 80))
+pairs = scenes(4, size=(64, 80))
 model = keras_encnet.EncNet(
     "resnet18", len(pairs.labels), labels=pairs.labels, width=0.125, head_channels=8
 )

@@ -95,7 +95,9 @@ def compare(directory, preset, checkpoint, options):
         with np.load(outputs) as theirs:
             expected = {key: theirs[f"{size}/{key}"] for key in ("logits", "aux", "se")}
             pixels = theirs[f"{size}/image"]
-    ours = EncNet.from_preset(directory)._heads.predict_on_batch(pixels[None].astype("float32"))
+    ours = (
+        EncNet.from_preset(directory).heads_network().predict_on_batch(pixels[None].astype("float32"))
+    )
     differences = {key: difference(ours[key][0], value) for key, value in expected.items()}
     if max(differences.values()) > TOLERANCES[options.dtype or "float32"]:
         raise ValueError(f"{preset.name} does not agree with the original: {differences}")

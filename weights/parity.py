@@ -121,7 +121,7 @@ def one(checkpoint, outputs):
     images = {size: theirs[f"{size}/image"][None] for size in SIZES}
     for size, pixels in images.items():
         # `heads` compiled as a whole: JAX takes minutes to go through it one operation at a time.
-        ours = model._heads.predict_on_batch(pixels.astype("float32"))
+        ours = model.heads_network().predict_on_batch(pixels.astype("float32"))
         for key, value in ours.items():
             worst[key] = max(worst.get(key, 0.0), difference(value[0], theirs[f"{size}/{key}"]))
     found |= worst

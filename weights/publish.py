@@ -18,7 +18,7 @@ import tempfile
 from convert import HERE, sha256
 
 from keras_encnet import EncNet
-from keras_encnet.data import scenes
+from keras_encnet.demo import scenes
 from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import publish

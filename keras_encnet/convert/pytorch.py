@@ -1,6 +1,5 @@
 """From a PyTorch checkpoint to a model."""
 
-import pathlib
 import warnings
 
 import numpy as np
@@ -15,25 +14,31 @@ from keras_encnet.convert.architecture import (
 from keras_encnet.convert.names import CODE_BASES, state_key
 from keras_encnet.convert.settings import model_settings
 from keras_encnet.convert.state import load_backbone_state, load_state
-from keras_encnet.layers.conv_norm import kernels_not_drawn
+from keras_encnet.layers.policies import skip_kernel_init
 from keras_encnet.models.resnet import backbone_by_name
-from keras_encnet.presets.table import architecture, list_presets
 
 # mmsegmentation's, where a model has one output for two classes.
 SIGMOID_THRESHOLD = 0.3
 
 
 def encnet_from_checkpoint(
-    cls, checkpoint, *, align_corners=None, labels=None, palette=None, evaluation=None, preset=None
+    cls, checkpoint, *, align_corners=None, labels=None, palette=None, evaluation=None, release=None
 ):
-    """What `EncNet.from_pytorch` documents; `preset` is the release's record, where it is known."""
+    """What `EncNet.from_pytorch` documents.
+
+    Args:
+        cls: `EncNet`, or a class derived from it.
+        checkpoint: from `read_checkpoint`.
+        release: arguments of `EncNet` that a release is known to have and its file may not tell:
+            `num_classes`, and any of `labels`, `palette`, `align_corners`, `evaluation`.
+    """
     state, shapes, path = dict(checkpoint.state), checkpoint.shapes, checkpoint.path
     code_base = code_base_of(shapes)
     if code_base is None:
         raise ValueError(_not_encnet(path, shapes))
     try:
         arguments = encnet_arguments(shapes, code_base)
-        settings = _settings(checkpoint, code_base, arguments["num_classes"], preset)
+        settings = _settings(checkpoint, code_base, arguments["num_classes"], release)
     except KeyError as error:
         raise ValueError(f"{path} cannot be converted. Missing: {error.args[0]}.") from error
     except ValueError as error:
@@ -67,7 +72,7 @@ def encnet_from_checkpoint(
         stem = next(key for key in stems if key in state)
         state[stem] = np.asarray(state[stem])[:, ::-1]
 
-    with kernels_not_drawn():
+    with skip_kernel_init():
         model = cls(**arguments, **settings)
     try:
         load_state(model, state, code_base)
@@ -92,7 +97,7 @@ def backbone_from_checkpoint(checkpoint):
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     try:
         name, width = backbone_arguments(shapes, code_base)
-        with kernels_not_drawn():
+        with skip_kernel_init():
             backbone = backbone_by_name(name, width=width)
         load_backbone_state(backbone, state, code_base)
     except ValueError as error:
@@ -131,19 +136,11 @@ def _backbone_state(checkpoint):
     return state, code_base
 
 
-def _settings(checkpoint, code_base, num_classes, preset):
-    """From the file where it tells, else from the table of releases."""
-    path = checkpoint.path
-    if preset is None:
-        released = {pathlib.PurePosixPath(p.release["url"]).stem: p for p in list_presets()}
-        preset = released.get(path.stem)
-    settings = {}
-    if preset is not None and preset.num_classes == num_classes:
-        settings = {
-            name: value
-            for name, value in architecture(preset).items()
-            if name in ("labels", "palette", "align_corners", "evaluation")
-        }
+def _settings(checkpoint, code_base, num_classes, release):
+    """What the file says about itself, otherwise what is known of the release."""
+    path, settings = checkpoint.path, {}
+    if release is not None and release["num_classes"] == num_classes:
+        settings = {name: value for name, value in release.items() if name != "num_classes"}
     elif code_base == "pytorch_encoding":
         settings = {"align_corners": True}
     told = model_settings(checkpoint.meta)

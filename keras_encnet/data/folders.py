@@ -1,4 +1,4 @@
-"""Images and masks in files: two globs or folders, and CamVid's layout."""
+"""Images and masks in files: two globs or folders."""
 
 import glob
 import itertools
@@ -12,16 +12,6 @@ from keras_encnet.data.images import image_size, read_image, read_mask
 from keras_encnet.data.pairs import Pairs
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-
-CAMVID_LABELS = (
-    "sky", "building", "pole", "road", "pavement", "tree",
-    "sign symbol", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
-CAMVID_PALETTE = (
-    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
-    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-)  # fmt: skip
-CAMVID_VOID = 11
 
 
 def folder(images, masks, *, labels=None, label_map=None, palette=None):
@@ -82,40 +72,6 @@ def folder(images, masks, *, labels=None, label_map=None, palette=None):
         labels=labels,
         label_map=label_map,
         palette=palette,
-    )
-
-
-def camvid(directory, split="train"):
-    """CamVid in SegNet's layout: `train/` and `trainannot/`, `val/` and `valannot/`, and so on.
-
-    Eleven classes; the twelfth label, void, becomes 255, which counts for nothing.
-
-    Args:
-        directory: the folder that holds those.
-        split: `"train"`, `"val"` or `"test"`.
-
-    Returns:
-        `Pairs` with CamVid's labels and palette.
-
-    Raises:
-        ValueError: for another split; and what `folder` raises.
-        FileNotFoundError: the layout is another.
-
-    Source: Brostow, Fauqueur, Cipolla (2009), as prepared by Badrinarayanan, Kendall, Cipolla.
-
-    >>> camvid("CamVid", "training")
-    Traceback (most recent call last):
-    ...
-    ValueError: CamVid's splits are 'train', 'val' and 'test'; got 'training'.
-    """
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"CamVid's splits are 'train', 'val' and 'test'; got {split!r}.")
-    return folder(
-        os.path.join(directory, split),
-        os.path.join(directory, f"{split}annot"),
-        labels=CAMVID_LABELS,
-        label_map={CAMVID_VOID: 255},
-        palette=CAMVID_PALETTE,
     )
 
 

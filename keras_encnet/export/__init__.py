@@ -2,6 +2,6 @@
 
 from keras_encnet.export.export import FORMATS, OUTPUTS, export_model
 from keras_encnet.export.runtimes import open_export
-from keras_encnet.export.verify import verify
+from keras_encnet.export.verification import verify
 
 __all__ = ["FORMATS", "OUTPUTS", "export_model", "open_export", "verify"]

@@ -1,6 +1,5 @@
 """`model.export`: checks what is asked for, and sees to it that it is there whole or not at all."""
 
-import contextlib
 import importlib.util
 import numbers
 import os
@@ -13,10 +12,10 @@ from collections.abc import Iterable
 import keras
 from PIL import Image
 
-from keras_encnet.data.checks import MIN_SIZE
+from keras_encnet.data.conventions import MIN_SIZE, class_names, class_palette
 from keras_encnet.data.images import read_image, resize_image
-from keras_encnet.inference.pictures import default_palette
-from keras_encnet.presets.directory import beside, save_preset, swapped_in
+from keras_encnet.files import replacing, replacing_directory
+from keras_encnet.presets.directory import save_preset
 
 FORMATS = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 OUTPUTS = ("labels", "logits", "probabilities", "presence")
@@ -163,9 +162,10 @@ def _write_in_a_child(model, path, format, calibration, **options):
 
 def classes(model):
     """The names and colours of a model's classes, as lists."""
-    labels = model.labels or [f"class {i}" for i in range(model.num_classes)]
-    palette = default_palette(model.num_classes) if model.palette is None else model.palette
-    return {"labels": list(labels), "palette": palette.tolist()}
+    return {
+        "labels": list(class_names(model.num_classes, model.labels)),
+        "palette": class_palette(model.num_classes, model.palette).tolist(),
+    }
 
 
 # === What is asked for ===
@@ -276,17 +276,11 @@ def _calibration(images, image_size):
 # === Where it goes ===
 
 
-@contextlib.contextmanager
 def _place(path, format):
-    """Where to write what takes the place of `path` if all goes well."""
+    """A context that gives the path to write to, whose content replaces `path` if all goes well."""
     if format == "tf_saved_model":
-        with swapped_in(path, "SavedModel", "saved_model.pb") as made:
-            yield made
-        return
+        return replacing_directory(path, "SavedModel", "saved_model.pb")
     if path.is_dir():
         raise FileExistsError(f"{path} is a directory. Choose another name for the file.")
-    with beside(path) as unfinished:
-        yield unfinished / path.name
-        # OpenVINO's weights, `.bin`, before the graph that reads them.
-        for file in sorted(unfinished.iterdir()):
-            file.replace(path.parent / file.name)
+    # OpenVINO's weights, `.bin`, are moved before the graph that reads them, `.xml`.
+    return replacing(path)

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_encnet.export.axes import axes_of, fitted, most, settled
 from keras_encnet.export.labels import Labeller, argmax, loop
-from keras_encnet.inference.segment import evaluation_rule
+from keras_encnet.inference.segmenting import evaluation_rule
 from keras_encnet.layers import ConvNorm
 from keras_encnet.layers.resize import interpolation_matrix
 
@@ -53,7 +53,7 @@ class FoldedConvNorm(ConvNorm):
 
 
 def folded(model, kernel_dtype="float32"):
-    """A `keras.Model` from float32 images to the coarse `"pixel"` logits and `"se"`.
+    """A `keras.Model` from float32 images to the coarse `"coarse"` logits and `"se"`.
 
     It computes in float32 whatever the model's policy, with copies of its weights, and without the
     batch norms that a convolution can take in."""
@@ -68,7 +68,7 @@ def folded(model, kernel_dtype="float32"):
         copies.append((layer, made))
         return made
 
-    network = keras.models.clone_model(model._coarse, clone_function=copy, recursive=True)
+    network = keras.models.clone_model(model.coarse_network(), clone_function=copy, recursive=True)
     for layer, made in copies:
         folds = isinstance(layer, ConvNorm)
         made.set_weights(layer.folded() if folds else layer.get_weights())
@@ -108,7 +108,7 @@ class ImageToLabels(keras.Model):
         if wanted & {"logits", "probabilities"} or not (rule.resize or rule.window):
             whole = self._outputs(images)
         if wanted & {"logits", "probabilities"}:
-            results["logits"] = _resize(whole["pixel"], _size(images), self.align_corners)
+            results["logits"] = _resize(whole["coarse"], _size(images), self.align_corners)
             results["probabilities"] = ops.softmax(results["logits"])
         if wanted & {"labels", "presence"}:
             results["labels"], results["presence"] = self._look(images, whole, rule)
@@ -202,11 +202,11 @@ def _window(images, rows, row, columns, column):
 
 def _rows_first(outputs):
     """The coarse logits as labels are made of them, `(h, batch, classes, w)`."""
-    return ops.transpose(outputs["pixel"], (1, 0, 3, 2))
+    return ops.transpose(outputs["coarse"], (1, 0, 3, 2))
 
 
 def _presence(outputs):
-    return ops.sigmoid(outputs["se"]) if "se" in outputs else outputs["pixel"][:, 0, 0]
+    return ops.sigmoid(outputs["se"]) if "se" in outputs else outputs["coarse"][:, 0, 0]
 
 
 # === Resizing ===

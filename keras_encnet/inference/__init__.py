@@ -1,16 +1,8 @@
-"""From an image of any size to a label map: the protocol, the result, the pictures, the scores."""
+"""From an image of any size to a label map: how it is looked at, the result, pictures, scores."""
 
-from keras_encnet.inference.pictures import comparison, default_palette
-from keras_encnet.inference.scores import Scores, evaluate, scores
-from keras_encnet.inference.segment import segment
+from keras_encnet.inference.pictures import comparison
+from keras_encnet.inference.scoring import Scores, evaluate, score
 from keras_encnet.inference.segmentation import Segmentation
+from keras_encnet.inference.segmenting import segment
 
-__all__ = [
-    "Scores",
-    "Segmentation",
-    "comparison",
-    "default_palette",
-    "evaluate",
-    "scores",
-    "segment",
-]
+__all__ = ["Scores", "Segmentation", "comparison", "evaluate", "score", "segment"]

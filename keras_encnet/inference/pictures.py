@@ -1,46 +1,10 @@
 """Pictures of segmentations: colours, overlays, legends, and comparisons with the truth."""
 
-import itertools
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
-RED = (225, 60, 50)
-FAR_APART = 256  # colours that are chosen to be told apart
 STRIP = 256  # rows blended at a time
-
-
-def default_palette(num_classes):
-    """Colours for classes that have none: each as far as can be from those before it.
-
-    Args:
-        num_classes: how many, up to 65,536.
-
-    Returns:
-        `uint8` array `(num_classes, 3)`, RGB, all distinct; the first ones are the same for any
-        number.
-
-    >>> default_palette(3).tolist()
-    [[221, 54, 54], [30, 245, 245], [30, 30, 173]]
-    """
-    levels = np.linspace(30, 245, 10).round()
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    # Neither grey nor dark, which do not show on a photograph.
-    colours = colours[(np.ptp(colours, axis=1) >= 70) & (colours.max(1) >= 120)]
-    chosen = [int(np.argmin(np.abs(colours - RED).sum(1)))]
-    nearest = np.full(len(colours), np.inf)
-    for _ in range(1, min(num_classes, FAR_APART)):
-        nearest = np.minimum(nearest, np.square(colours - colours[chosen[-1]]).sum(1))
-        chosen.append(int(nearest.argmax()))
-    palette = [tuple(colour) for colour in colours[chosen[:num_classes]].astype(int).tolist()]
-    # Nobody tells more colours apart: any will do, as long as they differ.
-    codes = (i * 0x9E3779 % (1 << 24) for i in itertools.count(1))
-    more = ((code >> 16, code >> 8 & 255, code & 255) for code in codes)
-    taken = set(palette)
-    unused = (colour for colour in more if colour not in taken)
-    palette += itertools.islice(unused, num_classes - len(palette))
-    return np.array(palette, "uint8").reshape(-1, 3)
 
 
 def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):

@@ -1,12 +1,13 @@
 """What segmenting an image gives."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from keras_encnet.data.conventions import class_palette
+from keras_encnet.files import replacing
 from keras_encnet.inference import pictures
 
 NOTEBOOK_SIDE = 1024
@@ -45,19 +46,17 @@ class Segmentation:
     def __init__(self, image, label_map, labels, palette=None, presence=None):
         if image.shape[:2] != label_map.shape:
             raise ValueError(
-                f"`image` is {image.shape[:2]} and `label_map` {label_map.shape}, expected the "
-                "same (height, width)."
+                "`image` and `label_map` must have the same (height, width). "
+                f"Received: {image.shape[:2]} and {label_map.shape}"
             )
         self.image = image
         self.label_map = label_map
         self.labels = tuple(labels)
-        if palette is None:
-            palette = pictures.default_palette(len(self.labels))
-        self.palette = np.asarray(palette, "uint8")
+        self.palette = class_palette(len(self.labels), palette)
         if self.palette.shape != (len(self.labels), 3):
             raise ValueError(
-                f"`palette` has shape {self.palette.shape}, expected ({len(self.labels)}, 3): one "
-                "RGB colour for each of the labels."
+                f"`palette` must have shape ({len(self.labels)}, 3), an RGB colour for each label. "
+                f"Received shape: {self.palette.shape}"
             )
         self.presence = None if presence is None else np.asarray(presence, "float32")
 
@@ -104,12 +103,8 @@ class Segmentation:
             picture.putpalette(self.palette.tobytes().ljust(768, b"\0"))
         else:
             picture = Image.fromarray(self.label_map.astype("uint16"))
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            picture.save(beside, format="PNG")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as unfinished:
+            picture.save(unfinished, format="PNG")
 
     def _repr_png_(self):
         step = -(-max(self.label_map.shape) // NOTEBOOK_SIDE)

@@ -1,4 +1,4 @@
-"""The layers that EncNet needs and Keras lacks."""
+"""Layers that EncNet needs and Keras does not have."""
 
 from keras_encnet.layers.conv_norm import ConvNorm
 from keras_encnet.layers.encoding import Encoding

@@ -1,31 +1,18 @@
-import contextlib
-import contextvars
-
 import keras
 from keras import ops
 
-_drawn = contextvars.ContextVar("drawn", default=True)
-
-
-@contextlib.contextmanager
-def kernels_not_drawn():
-    """Kernels made inside are zeros. Drawing them is most of the time that it takes to load a model."""
-    token = _drawn.set(False)
-    try:
-        yield
-    finally:
-        _drawn.reset(token)
+from keras_encnet.layers.policies import draws_kernels
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
 class ConvNorm(keras.layers.Layer):
-    """Convolution, batch normalization and ReLU: the unit that a ResNet and EncNet's heads are made of.
+    """Convolution, batch normalization and ReLU: the building block of a ResNet and of EncNet's heads.
 
-    Padding is PyTorch's: the same on both sides, so that a strided convolution looks where the
-    originals look. Epsilon is 1e-5, momentum 0.9 and the moving variance the unbiased one, as there.
-    Outside training the normalization is folded into the kernel, which saves a pass over the
-    feature map. Statistics are float32 under every dtype policy. With `trainable = False` the moving
-    statistics are used, and kept, in training too.
+    Padding follows PyTorch: the same on both sides, so that a strided convolution samples the same
+    pixels as the originals. So do epsilon (1e-5), momentum (0.9 in Keras's convention) and the moving
+    variance, which is unbiased. Outside training the normalization is folded into the kernel, which
+    saves a pass over the feature map. Statistics are float32 under every dtype policy. With
+    `trainable = False`, training also uses the moving statistics and does not update them.
 
     Input shape: `(batch, height, width, channels)`.
     Output shape: `(batch, ⌈height / strides⌉, ⌈width / strides⌉, filters)`, in the compute dtype.
@@ -34,12 +21,12 @@ class ConvNorm(keras.layers.Layer):
         filters: number of output channels.
         kernel_size: odd height and width of the kernel.
         strides: step of the kernel along both axes.
-        dilation_rate: spacing of the kernel's taps.
-        relu: whether ReLU follows.
-        gamma_initializer: `"zeros"` makes a residual branch start as nothing.
+        dilation_rate: spacing of the pixels that the kernel reads.
+        relu: whether a ReLU follows.
+        gamma_initializer: `"zeros"` makes a residual branch output zeros at first.
 
     Raises:
-        ValueError: if it is both to stride and to dilate.
+        ValueError: if both `strides` and `dilation_rate` exceed 1.
 
     >>> layer = keras_encnet.layers.ConvNorm(8, 3, strides=2)
     >>> tuple(layer(np.ones((1, 6, 7, 3), "float32")).shape)
@@ -63,8 +50,8 @@ class ConvNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         if strides > 1 and dilation_rate > 1:
             raise ValueError(
-                "A convolution strides or dilates, not both, for not every backend can. Received: "
-                f"strides={strides}, dilation_rate={dilation_rate}"
+                "`strides` and `dilation_rate` cannot both exceed 1: some backends do not support it. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
             )
         self.filters = filters
         self.kernel_size = kernel_size
@@ -86,7 +73,7 @@ class ConvNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         def weight(name, shape, initializer, trainable=True):
-            # The kernel is cast after it has been folded, the rest is used in float32.
+            # The kernel is cast after folding; everything else is used in float32.
             return self.add_weight(
                 name=name,
                 shape=shape,
@@ -97,9 +84,9 @@ class ConvNorm(keras.layers.Layer):
 
         vector = (self.filters,)
         kernel = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
-        # He et al.'s for ReLU, by fan-out, as both PyTorch code bases draw it.
+        # He initialization by fan-out, as in both PyTorch code bases.
         fan_out = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-        self.kernel = weight("kernel", kernel, fan_out if _drawn.get() else "zeros")
+        self.kernel = weight("kernel", kernel, fan_out if draws_kernels() else "zeros")
         self.gamma = weight("gamma", vector, self.gamma_initializer)
         self.beta = weight("beta", vector, "zeros")
         self.moving_mean = weight("moving_mean", vector, "zeros", trainable=False)
@@ -116,17 +103,17 @@ class ConvNorm(keras.layers.Layer):
         return ops.relu(x) if self.relu else x
 
     def folded(self):
-        """The kernel and the bias of a convolution that does the same outside training."""
+        """The kernel and bias of the plain convolution that this layer is outside training."""
         gain = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         return self.kernel * gain, self.beta - self.moving_mean * gain
 
     def _convolve(self, x, kernel):
         strides, padding = self.strides, "same"
         if strides > 1 and self.kernel_size == 1:
-            # The same pixels; TensorFlow 2.21's strided 1×1 gradient corrupts memory on the CPU.
+            # Same pixels. TensorFlow 2.21's gradient of a strided 1×1 convolution corrupts memory on CPUs.
             x, strides = x[:, ::strides, ::strides], 1
         elif strides > 1:
-            # Where the stride does not divide the size, "same" would pad one side less.
+            # Keras's "same" pads only one side if the stride divides the size.
             side = self.dilation_rate * (self.kernel_size - 1) // 2
             x = ops.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
             padding = "valid"
@@ -156,7 +143,7 @@ def _normalize(x, gamma, beta, epsilon):
     """Batch-normalizes `x`; also returns the batch's mean and unbiased variance, float32."""
     x32 = ops.cast(x, "float32")
     mean = ops.mean(x32, axis=(0, 1, 2))
-    # Not `ops.moments`, which on two backends is the cancelling E[x²] − E[x]².
+    # Not `ops.moments`: on two backends it computes E[x²] − E[x]², which cancels.
     variance = ops.mean(ops.square(x32 - mean), axis=(0, 1, 2))
     gain = gamma * ops.rsqrt(variance + epsilon)
     count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
@@ -165,10 +152,10 @@ def _normalize(x, gamma, beta, epsilon):
 
 
 def _normalize_fused(x, gamma, beta, epsilon):
-    """The same in one TensorFlow kernel, which takes a quarter off a training step on the CPU."""
+    """The same in one TensorFlow kernel; on the CPU a training step then takes a quarter less time."""
     import tensorflow as tf
 
-    # In half precision too, the kernel's statistics are float32.
+    # The statistics are float32 in half precision too.
     x, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=tf.convert_to_tensor(gamma),

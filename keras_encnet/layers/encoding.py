@@ -10,7 +10,7 @@ class Encoding(keras.layers.Layer):
 
         a_nk = softmax over k of (s_k · |x_n − c_k|²)        e_k = Σ_n a_nk · (x_n − c_k)
 
-    The two products below give the same without the `(batch, N, num_codes, channels)` tensor of
+    Two matrix products compute this without the `(batch, N, num_codes, channels)` tensor of
     residuals. The arithmetic is float32 under every dtype policy: in half precision the squared
     distances cancel and the sums over positions overflow.
 
@@ -21,7 +21,7 @@ class Encoding(keras.layers.Layer):
         num_codes: number of codewords, K. The paper uses 32.
 
     Raises:
-        ValueError: if `num_codes` is no positive integer, or the input has another rank.
+        ValueError: if `num_codes` is not a positive integer, or the input has another rank.
 
     >>> layer = keras_encnet.layers.Encoding(num_codes=4)
     >>> tuple(layer(np.ones((2, 5, 7, 8), "float32")).shape)
@@ -56,12 +56,12 @@ class Encoding(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        # At least float32; float64 stays what it is.
+        # At least float32; float64 stays float64.
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         channels = inputs.shape[-1]
         x = ops.reshape(ops.cast(inputs, dtype), (ops.shape(inputs)[0], -1, channels))
         codewords = ops.cast(self.codewords, dtype)
-        # Residuals are what they were, while squares of features far from zero would cancel.
+        # Shifting both leaves the residuals as they are; squares of features far from zero would cancel.
         centre = ops.mean(codewords, axis=0)
         x, codewords = x - centre, codewords - centre
 

@@ -7,17 +7,17 @@ def interpolation_matrix(in_size, out_size, align_corners):
 
     Row `i` holds the weights of output `i`, at the source coordinate that PyTorch's
     `interpolate(mode="bilinear")` gives it: `i · (in − 1) / (out − 1)` with aligned corners, else
-    `(i + ½) · in / out − ½`, held inside the input. Sizes are integers or scalar tensors.
+    `(i + ½) · in / out − ½`, clipped to the input. Sizes are integers or scalar tensors.
 
     >>> keras.ops.convert_to_numpy(interpolation_matrix(2, 3, align_corners=True)).tolist()
     [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     """
     source = interpolation_source(ops.arange(out_size), in_size, out_size, align_corners)
-    return hat(source, ops.arange(in_size))
+    return triangle_weights(source, ops.arange(in_size))
 
 
 def interpolation_source(index, in_size, out_size, align_corners):
-    """The float32 coordinates in the input of the outputs `index`, a tensor of any shape."""
+    """The float32 input coordinates of the outputs `index`, a tensor of any shape."""
     in_length = ops.cast(in_size, "float32")
     out_length = ops.cast(out_size, "float32")
     index = ops.cast(index, "float32")
@@ -28,8 +28,8 @@ def interpolation_source(index, in_size, out_size, align_corners):
     return ops.clip(source, 0, in_length - 1)
 
 
-def hat(source, samples):
-    """The weights of `samples` `(…, m)` at coordinates `source` `(…, n)` between them: `(…, n, m)`."""
+def triangle_weights(source, samples):
+    """Linear interpolation weights `(…, n, m)` of `samples` `(…, m)` at coordinates `source` `(…, n)`."""
     distance = ops.expand_dims(source, -1) - ops.expand_dims(ops.cast(samples, "float32"), -2)
     return ops.maximum(1 - ops.abs(distance), 0)
 
@@ -38,12 +38,11 @@ def hat(source, samples):
 class BilinearResize(keras.layers.Layer):
     """Resizes feature maps exactly as PyTorch's `interpolate(mode="bilinear")` does.
 
-    `keras.ops.image.resize` has no aligned corners, and on TensorFlow no target size that is known
-    only at run time. Here each axis is one product with a small matrix, whose gradient is a product
-    as well.
+    `keras.ops.image.resize` cannot align corners, and on TensorFlow it takes no target size that is
+    known only at run time. Here each axis is one product with a small matrix, and so is its gradient.
 
     Input: `inputs` `(batch, height, width, channels)`, and `like` `(batch, new_height, new_width,
-    any)`, of which only height and width matter.
+    any)`, which only gives the new height and width.
     Output: `(batch, new_height, new_width, channels)`, in the layer's compute dtype.
 
     Args:

@@ -1,6 +1,4 @@
-"""The network: dilated ResNet, heads, and the EncNet that joins them."""
+"""The network: a dilated ResNet (`resnet`), the two heads (`heads`), and `EncNet`, which joins them.
 
-from keras_encnet.models.encnet import EncNet
-from keras_encnet.models.resnet import resnet
-
-__all__ = ["EncNet", "resnet"]
+`keras_encnet.EncNet` is the class; `keras_encnet.models.encnet` is where to start reading.
+"""

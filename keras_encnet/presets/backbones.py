@@ -2,8 +2,8 @@
 
 import pathlib
 
-from keras_encnet.convert.checkpoint import read_checkpoint
 from keras_encnet.convert.pytorch import backbone_from_checkpoint, load_backbone
+from keras_encnet.convert.reading.checkpoint import read_checkpoint
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import download_file
 from keras_encnet.presets.release import converted

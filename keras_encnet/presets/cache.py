@@ -4,8 +4,9 @@ import contextlib
 import errno
 import os
 import pathlib
-import shutil
 import sys
+
+from keras_encnet.files import remove_leftovers, replacing_directory
 
 VARIABLE = "KERAS_ENCNET_CACHE"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -82,19 +83,16 @@ def explained(directory, *, full_only=False):
 
 
 def _fill(directory, make):
-    # One name, because only the holder of the lock comes here: what is there, a kill left.
-    beside = directory.with_name(f".{directory.name}-unfinished")
-    with explained(directory.parent):
-        if beside.exists():
-            shutil.rmtree(beside)
-        beside.mkdir()
-    try:
-        with explained(directory.parent, full_only=True):
-            make(beside)
+    # Only the holder of the lock gets here, so leftovers are from killed processes.
+    remove_leftovers(directory)
+    with contextlib.ExitStack() as stack:
         with explained(directory.parent):
-            beside.rename(directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            new = stack.enter_context(replacing_directory(directory))
+        # Other errors of `make` speak for themselves.
+        with explained(directory.parent, full_only=True):
+            make(new)
+        with explained(directory.parent):
+            stack.close()
 
 
 def _acquire(path, name):

@@ -241,7 +241,7 @@ def _repo_name(handle):
 
 
 def _library():
-    from keras_encnet import __version__
+    from keras_encnet.version import __version__
 
     return {"library_name": "keras-encnet", "library_version": __version__}
 

@@ -3,25 +3,24 @@
 import contextlib
 import json
 import pathlib
-import sys
-import time
 
 import keras
 
 from keras_encnet.convert.pytorch import encnet_from_checkpoint
-from keras_encnet.layers.conv_norm import kernels_not_drawn
-from keras_encnet.models.encnet import EncNet
-from keras_encnet.presets.directory import FILES, WEIGHTS, whole
+from keras_encnet.data.conventions import ignore_index_for
+from keras_encnet.files import recover_swap
+from keras_encnet.layers.policies import skip_kernel_init
+from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import HUB, KAGGLE, download_from_hub, download_from_kaggle
 from keras_encnet.presets.release import converted, is_converted
-from keras_encnet.presets.table import find, suggestion
+from keras_encnet.presets.table import find, release_settings, suggestion
+
+ENCNET = "keras_encnet>EncNet"
 
 
-def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype, verbose):
+def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype):
     """What `EncNet.from_preset` documents."""
-    watch = Stopwatch(verbose)
-    directory = preset_directory(name, revision)
-    watch.lap(f"found {directory}")
+    directory = preset_directory(cls, name, revision)
     stored = _read_config(directory, cls)
     wanted = dict(stored)
     if dtype is not None:
@@ -31,29 +30,27 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
     if num_classes is not None:
         # The old names and colours are of other classes.
         wanted.update(num_classes=num_classes, labels=labels and list(labels), palette=None)
-        if num_classes > wanted["ignore_index"]:
-            wanted["ignore_index"] = 65535
+        wanted["ignore_index"] = ignore_index_for(num_classes, wanted["ignore_index"])
 
     # The classifiers, which may stay new, have no such kernels.
-    with kernels_not_drawn() if load_weights else contextlib.nullcontext():
+    with skip_kernel_init() if load_weights else contextlib.nullcontext():
         model = cls.from_config(wanted)
-    watch.lap("built the network")
     if load_weights:
         if num_classes is None:
             _read_weights(model, directory)
         else:
-            with kernels_not_drawn():
+            with skip_kernel_init():
                 source = cls.from_config(stored)
             _read_weights(source, directory)
             copy_all_but_classifiers(source, model)
-        watch.lap("read the weights")
     return model
 
 
-def preset_directory(name, revision=None):
+def preset_directory(cls, name, revision=None):
     """The directory of a preset: one on this machine, or one that is brought here first.
 
     Args:
+        cls: `EncNet`, or a class derived from it.
         name: a directory, `"hf://user/repo"`, `"kaggle://…"`, or a name of `list_presets()`.
         revision: which version, on the Hugging Face Hub.
 
@@ -70,7 +67,7 @@ def preset_directory(name, revision=None):
         )
     if str(name).startswith(KAGGLE):
         return download_from_kaggle(str(name))
-    directory = whole(pathlib.Path(name))
+    directory = recover_swap(pathlib.Path(name))
     if directory.is_dir():
         return directory
     if preset is None:
@@ -82,10 +79,12 @@ def preset_directory(name, revision=None):
         version = revision or preset.hub["revision"]
         checksum = preset.hub["sha256"] if version == preset.hub["revision"] else None
         return download_from_hub(HUB + preset.hub["repo"], version, sha256=checksum)
+    # The cache is shared: it holds an `EncNet`, also where a derived class asks for it.
+    base = next(c for c in cls.__mro__ if keras.saving.get_registered_name(c) == ENCNET)
     return converted(
         "models",
         preset,
-        lambda checkpoint: encnet_from_checkpoint(EncNet, checkpoint, preset=preset),
+        lambda checkpoint: encnet_from_checkpoint(base, checkpoint, release=release_settings(preset)),
     )
 
 
@@ -131,16 +130,3 @@ def _damaged(path, error):
         f"{path} is damaged ({error}). Write the preset again with `model.save_to_preset(directory)`, "
         "or copy it again from where it came; in a cache, delete its directory."
     )
-
-
-class Stopwatch:
-    """Says on the standard error how long each step took, if it is to."""
-
-    def __init__(self, running):
-        self.running, self.last = running, time.perf_counter()
-
-    def lap(self, what):
-        now = time.perf_counter()
-        if self.running:
-            print(f"{now - self.last:6.2f} s  {what}", file=sys.stderr)
-        self.last = now

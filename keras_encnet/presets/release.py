@@ -2,8 +2,8 @@
 
 import contextlib
 
-from keras_encnet.convert.checkpoint import read_checkpoint
-from keras_encnet.models.encnet import default_policy
+from keras_encnet.convert.reading.checkpoint import read_checkpoint
+from keras_encnet.layers.policies import default_policy
 from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
 from keras_encnet.presets.download import download_release, release_path
@@ -19,7 +19,7 @@ def converted(kind, record, convert):
     """
 
     def make(directory):
-        # Whatever the policy of who asks first: the cache is everyone's.
+        # The cache is shared, so the policy of the first caller must not matter.
         with default_policy("float32"):
             write_preset(convert(read_checkpoint(download_release(record.release))), directory)
 

@@ -3,7 +3,8 @@
 - `models.json`: the sixteen EncNets. What several share is written once, under `code_bases`,
   `recipes`, `multi_scale` and `kinds` (data set and crop), and named by each.
 - `backbones.json`: weights trained on ImageNet.
-- `datasets.json`: class names, colours and terms of the data sets.
+
+Class names, colours and terms come from the data sets' own table, `data/datasets.json`.
 """
 
 import copy
@@ -15,6 +16,8 @@ import pathlib
 import re
 
 import numpy as np
+
+from keras_encnet.data.datasets import list_datasets
 
 # What the bare name of a kind of model means: its best one.
 SHORT_NAMES = {
@@ -109,8 +112,8 @@ def list_presets():
     >>> keras_encnet.list_presets()[0].name
     'cityscapes_r50_512x1024_40k'
     """
-    table, datasets = _read("models.json"), _read("datasets.json")
-    return PresetTable(_preset(row, table, datasets) for row in table["models"])
+    table = _read("models.json")
+    return PresetTable(_preset(row, table) for row in table["models"])
 
 
 def list_backbones():
@@ -171,38 +174,53 @@ def suggestion(name, known=None):
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def find_release(file_name):
+    """The `Preset` whose authors released a file of this name (without its suffix), or `None`.
+
+    >>> find_release("encnet_r50-d8_512x512_160k_ade20k_20200622_101059-b2db95e0").name
+    'ade20k_r50_512x512_160k'
+    """
+    released = {pathlib.PurePosixPath(p.release["url"]).stem: p for p in list_presets()}
+    return released.get(file_name)
+
+
 def architecture(preset):
     """The keyword arguments with which `EncNet` builds `preset`.
 
     >>> architecture(find("ade20k_r50s"))["evaluation"]
     {'protocol': 'pytorch-encoding', 'resize': 520, 'window': 480, 'stride': 320}
     """
-    names = ("backbone", "num_classes", "labels", "palette", "laterals", "align_corners", "evaluation")
+    return {"backbone": preset.backbone, "laterals": preset.laterals, **release_settings(preset)}
+
+
+def release_settings(preset):
+    """The arguments of `EncNet` that a released file does not tell."""
+    names = ("num_classes", "labels", "palette", "align_corners", "evaluation")
     return {name: copy.deepcopy(getattr(preset, name)) for name in names}
 
 
-def _preset(row, table, datasets):
+def _preset(row, table):
     kind = table["kinds"][row["kind"]]
     code_base = table["code_bases"][kind["code_base"]]
-    dataset = datasets[kind["dataset"]]
+    dataset = list_datasets()[kind["dataset"]]
     checks = {key: row[key] for key in ("sha256", "sha1", "member") if key in row}
     return Preset(
         name=row["name"],
         dataset=kind["dataset"],
         backbone=row["backbone"],
-        num_classes=len(dataset["labels"]),
+        num_classes=len(dataset.labels),
         miou=row["miou"],
         miou_ms_flip=row["miou_ms_flip"],
         source=f"{kind['code_base']}: {row['original']}",
-        labels=tuple(dataset["labels"]),
-        palette=np.array(dataset["palette"], "uint8"),
+        labels=dataset.labels,
+        palette=dataset.palette,
         laterals=kind["laterals"],
         align_corners=kind["align_corners"],
         evaluation=kind["evaluation"],
         multi_scale=table["multi_scale"][kind["code_base"]],
         recipe=table["recipes"][kind["code_base"]] | kind["training"] | row.get("training", {}),
         licence=code_base["licence"],
-        terms=dataset["terms"],
+        terms=dataset.terms,
         citation="\n".join(table["citations"][code_base["citation"]]),
         home=code_base["home"],
         pixel_accuracy=row.get("pixel_accuracy"),

@@ -1,4 +1,3 @@
-import os
 import pathlib
 import re
 import signal
@@ -7,18 +6,20 @@ import time
 
 import keras
 
+from keras_encnet.files import remove_leftovers, replacing
+
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps the newest whole state of a training in a directory.
+    """Keeps the newest complete state of a training run in a directory.
 
-    The file's name holds the number of steps done, and it appears in one rename: whatever kills the
-    process, the newest file is whole, and training goes on from there. Ctrl-C saves once more, at
-    the end of the step, and then raises `KeyboardInterrupt`; `close` ends that. What goes on is what
-    would have been, but for the masks that dropout draws, whose state Keras does not save.
+    The file's name holds the number of steps done, and it appears by a single rename: whatever kills
+    the process, the newest file is complete and training goes on from there. Ctrl-C saves once more
+    at the end of the step and then raises `KeyboardInterrupt`, until `close` is called. A resumed run
+    equals an uninterrupted one except for dropout's masks, whose state Keras does not save.
 
     Args:
         directory: where the file is kept.
-        every: seconds between two saves; one more follows each epoch.
+        every: seconds between two saves; each epoch ends with one more.
         start: steps done before.
     """
 
@@ -42,7 +43,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._time = time.monotonic()
-        # Only the main thread may say what Ctrl-C does.
+        remove_leftovers(self._file("*"))
+        # Only the main thread may handle signals.
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
             self._before = signal.signal(signal.SIGINT, self._interrupt)
@@ -57,25 +59,26 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.save()
 
-    def save(self):
-        """Writes the state as it is now, and removes the one before."""
+    def save(self) -> None:
+        """Writes the current state and removes the previous one."""
         if self.step == self.saved:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
         old, _ = self.newest(self.directory)
-        beside = self.directory / "unfinished.keras"
-        self.model.save(beside)
-        os.replace(beside, self.directory / f"step-{self.step:08d}.keras")
+        with replacing(self._file(f"{self.step:08d}")) as unfinished:
+            self.model.save(unfinished)
         if old is not None:
             old.unlink(missing_ok=True)
         self._time, self.saved = time.monotonic(), self.step
+
+    def _file(self, step):
+        return self.directory / f"step-{step}.keras"
 
     def _interrupt(self, *_):
         if self._interrupted:  # Ctrl-C again: at once
             raise KeyboardInterrupt
         self._interrupted = True
 
-    def close(self):
-        """Gives Ctrl-C its usual meaning back."""
+    def close(self) -> None:
+        """Restores the usual effect of Ctrl-C."""
         if self._main:
             signal.signal(signal.SIGINT, self._before)

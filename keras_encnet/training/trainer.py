@@ -1,11 +1,15 @@
 """How an EncNet is compiled, fitted and evaluated: `keras.Model`'s methods, for masks."""
 
 import contextlib
+import types
 import warnings
+import weakref
 
 import keras
 import numpy as np
 
+from keras_encnet.data.batching import Batches
+from keras_encnet.data.checks import check_arrays, check_masks
 from keras_encnet.training import losses
 from keras_encnet.training.metrics import MeanIoU
 from keras_encnet.training.optimizers import SGD
@@ -14,21 +18,21 @@ from keras_encnet.training.optimizers import SGD
 class SegmentationTrainer:
     """Mixed into `EncNet`: what `compile`, `fit`, `evaluate` and `predict` do there.
 
-    Expects `num_classes`, `ignore_index` and `labels`, and a `call` that gives logits, or, in
-    training, a dict of `"logits"`, `"aux"` and `"se"`.
+    Expects `num_classes`, `ignore_index` and `labels`, and a `call` that returns logits, or, in
+    training, a dict of the outputs that the terms in `losses.TERMS` take.
     """
 
-    def _add_loss_trackers(self):
-        self._part_trackers = [
-            keras.metrics.Mean(name=name)
-            for name in ("pixel_loss", "aux_loss", "se_loss")
-            if name != "aux_loss" or self.aux_head
-            if name != "se_loss" or self.se_head
+    def _add_loss_trackers(self, outputs):
+        self._term_trackers = [
+            keras.metrics.Mean(name=f"{name}_loss")
+            for name, term in losses.TERMS.items()
+            if term.output in outputs
         ]
-        # Labels outside the classes, in data that cannot be looked at before.
-        self._stray_labels = keras.metrics.Sum(name="stray_labels")
+        # Labels outside the classes, in data whose values cannot be checked beforehand.
+        self._invalid_labels = keras.metrics.Sum(name="invalid_labels")
+        self._warned_of_invalid_labels = False
         self._evaluating = False
-        object.__setattr__(self, "_checked", [])
+        self._checked_pairs = weakref.WeakSet()
 
     def compile(
         self,
@@ -36,27 +40,24 @@ class SegmentationTrainer:
         loss=None,
         metrics=None,
         *,
-        aux_weight=0.4,
-        se_weight=0.2,
         class_weight=None,
-        average="all",
+        average: str = "all",
         **kwargs,
-    ):
-        """Configures training; without arguments as mmsegmentation trains.
+    ) -> None:
+        """Configures training; without arguments it is mmsegmentation's.
 
         Args:
             optimizer: default: `training.SGD(0.01, momentum=0.9, weight_decay=5e-4)`.
             loss: the pixel loss: a Keras loss, its name, or a function of labels `(batch, height,
-                width)` and logits `(batch, height, width, num_classes)` that gives a value for each
-                pixel. Ignored pixels have label 0 and weight 0. Default: cross-entropy.
+                width)` and logits `(batch, height, width, num_classes)` that returns a value for
+                each pixel. Ignored pixels have label 0 and weight 0. Default: cross-entropy.
             metrics: computed with weight 0 on ignored pixels. Default: mean IoU, as `miou`.
-            aux_weight: weight of the auxiliary head's pixel loss.
-            se_weight: weight of the SE head's loss.
             class_weight: weights of the classes in the pixel losses, a list, or a dict by index
-                (what it leaves out has weight 1).
+                (classes that it leaves out have weight 1).
             average: `"all"` divides by the number of pixels, as mmsegmentation does, `"counted"` by
-                that of pixels which are not ignored, as PyTorch-Encoding does.
-            **kwargs: as for `keras.Model.compile`.
+                the number of pixels that are not ignored, as PyTorch-Encoding does.
+            **kwargs: `aux_weight` (0.4), the weight of the auxiliary head's pixel loss; `se_weight`
+                (0.2), the weight of the SE head's loss; and as for `keras.Model.compile`.
 
         Raises:
             ValueError: if an argument is none of the above.
@@ -68,66 +69,68 @@ class SegmentationTrainer:
         if metrics is None:
             metrics = [MeanIoU(self.num_classes)]
         class_weight = _class_weight(class_weight, self.num_classes)
-        arguments = {
-            "optimizer": optimizer,
-            "loss": loss,
-            "metrics": metrics,
-            "aux_weight": aux_weight,
-            "se_weight": se_weight,
-            "class_weight": class_weight,
-            "average": average,
+        weights = {
+            f"{name}_weight": kwargs.pop(f"{name}_weight", term.weight)
+            for name, term in losses.TERMS.items()
+        }
+        # Not a dict, in which Keras would find the metrics and track them twice.
+        self._compile_arguments = types.SimpleNamespace(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics,
+            class_weight=class_weight,
+            average=average,
+            **weights,
             **kwargs,
-        }
-        # Past Keras's tracking, which would take the metrics in it for further ones of the model.
-        object.__setattr__(self, "_compile_arguments", arguments)
-        self._pixel_options = {
-            "loss": loss,
-            "class_weight": class_weight,
-            "average": average,
-        }
-        self._part_weights = {"pixel": 1.0, "aux": aux_weight, "se": se_weight}
+        )
         super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
 
     def get_compile_config(self):
-        return keras.saving.serialize_keras_object(self._compile_arguments) if self.compiled else {}
+        if not self.compiled:
+            return {}
+        return keras.saving.serialize_keras_object(vars(self._compile_arguments))
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        heads = y_pred if isinstance(y_pred, dict) else {"logits": y_pred}
-        labels, counted, stray = losses.split_mask(y, self.num_classes, self.ignore_index)
-        self._stray_labels.update_state(stray)
-        options = dict(self._pixel_options)
+        outputs = y_pred if isinstance(y_pred, dict) else {"logits": y_pred}
+        labels, valid, invalid_count = losses.split_mask(y, self.num_classes, self.ignore_index)
+        self._invalid_labels.update_state(invalid_count)
+        compiled = self._compile_arguments
+        options = {
+            "loss": compiled.loss,
+            "class_weight": compiled.class_weight,
+            "average": compiled.average,
+        }
         if sample_weight is not None:
-            options["sample_weight"] = losses.per_pixel(sample_weight, counted)
-
-        parts = {"pixel": losses.pixel_loss(labels, counted, heads["logits"], **options)}
-        if "aux" in heads:
-            parts["aux"] = losses.pixel_loss(labels, counted, heads["aux"], **options)
-        if "se" in heads:
-            parts["se"] = losses.se_loss(labels, counted, heads["se"])
+            options["sample_weight"] = losses.per_pixel(sample_weight, valid)
+        values = {
+            name: term.loss(labels, valid, outputs[term.output], **options)
+            for name, term in losses.TERMS.items()
+            if term.output in outputs
+        }
         if training:
-            for tracker in self._part_trackers:
-                tracker.update_state(parts[tracker.name.removesuffix("_loss")])
-        return sum(self._part_weights[name] * loss for name, loss in parts.items())
+            for tracker in self._term_trackers:
+                tracker.update_state(values[tracker.name.removesuffix("_loss")])
+        return sum(getattr(compiled, f"{name}_weight") * value for name, value in values.items())
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
-        labels, counted, _ = losses.split_mask(y, self.num_classes, self.ignore_index)
+        labels, valid, _ = losses.split_mask(y, self.num_classes, self.ignore_index)
         if sample_weight is not None:
-            counted = counted * losses.per_pixel(sample_weight, counted)
-        return super().compute_metrics(x, labels, logits, counted)
+            valid = valid * losses.per_pixel(sample_weight, valid)
+        return super().compute_metrics(x, labels, logits, valid)
 
     def get_metrics_result(self):
         results = super().get_metrics_result()
-        hidden = [self._stray_labels, *(self._part_trackers if self._evaluating else [])]
+        hidden = [self._invalid_labels, *(self._term_trackers if self._evaluating else [])]
         for metric in hidden:
             results.pop(metric.name, None)
         return results
 
-    # The three losses are parts of training; what evaluation logs is decided where it is traced.
+    # Evaluation logs the pixel loss only; the flag is read while the step is traced.
 
     def test_step(self, *args, **kwargs):
         with self._evaluation():
@@ -136,11 +139,11 @@ class SegmentationTrainer:
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """As `keras.Model.evaluate`; `loss` is the pixel loss alone."""
         self._check_data(x, y)
-        # What `fit` has counted until now, before the count begins anew.
-        self._warn_of_stray_labels()
+        # What `fit` has counted so far, before the count is reset.
+        self._warn_of_invalid_labels()
         with self._evaluation():
             results = super().evaluate(x, y, batch_size, **kwargs)
-        self._warn_of_stray_labels()
+        self._warn_of_invalid_labels()
         return results
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
@@ -149,16 +152,16 @@ class SegmentationTrainer:
         Args:
             x: images `(batch, height, width, 3)`, RGB in [0, 255]; or `data.batches(...)`, or any
                 other dataset of such images and masks that Keras takes.
-            y: masks `(batch, height, width)` or `(batch, height, width, 1)`, `ignore_index` where a
-                pixel counts for nothing.
-            batch_size: images in a batch, of arrays; 32 by default.
+            y: masks `(batch, height, width)` or `(batch, height, width, 1)`; pixels that are
+                `ignore_index` are ignored.
+            batch_size: images per batch, if `x` is an array; 32 by default.
             epochs: how often all of the data is seen.
             callbacks: Keras callbacks.
-            **kwargs: as for `keras.Model.fit`. `sample_weight`, one an image or one a pixel,
+            **kwargs: as for `keras.Model.fit`. `sample_weight`, one per image or one per pixel,
                 multiplies the pixel losses and the metrics.
 
         Raises:
-            ValueError: if images or masks are not what they should be, or with `class_weight`.
+            ValueError: if images or masks are not as described, or with `class_weight`.
         """
         if kwargs.pop("class_weight", None) is not None:
             raise ValueError(
@@ -171,11 +174,19 @@ class SegmentationTrainer:
             self._check_data(*(validation if isinstance(validation, tuple) else (validation,))[:2])
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             warn = keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: self._warn_of_stray_labels()
+                on_epoch_end=lambda epoch, logs: self._warn_of_invalid_labels()
             )
             callbacks = [*_as_list(callbacks), warn]
-        if hasattr(x, "start_at"):
-            callbacks.append(_begin_at(x, kwargs))
+        if isinstance(x, Batches):
+            if kwargs.get("steps_per_epoch") is not None:
+                raise ValueError(
+                    "`steps_per_epoch` would restart `data.batches(...)` in each epoch. "
+                    f"Received: {kwargs['steps_per_epoch']}. Leave it out, or give fewer pairs, "
+                    "pairs[:n]."
+                )
+            # The batches are shuffled already, and reproducible in their own order alone.
+            kwargs["shuffle"] = False
+            callbacks.append(_start_again_at(x, x.step))
         return super().fit(x, y, batch_size, epochs, callbacks=callbacks, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
@@ -185,25 +196,22 @@ class SegmentationTrainer:
         return super().predict(x, batch_size, **kwargs)
 
     def _check_data(self, images, masks=None, *, training=False):
-        from keras_encnet.data.checks import check_arrays, check_masks
-
         classes = (self.num_classes, self.ignore_index, self.labels)
         if isinstance(images, np.ndarray):
             check_arrays(images, masks, *classes, training=training)
-        pairs = getattr(images, "pairs", None)
-        # The same batches come again in the next `fit`, and reading every mask costs time.
-        if pairs is not None and not any(pairs is known for known in self._checked):
-            check_masks(pairs, *classes, training=training)
-            self._checked.append(pairs)
+        # Reading every mask takes time: once for each data set.
+        if isinstance(images, Batches) and images.pairs not in self._checked_pairs:
+            check_masks(images.pairs, *classes, training=training)
+            self._checked_pairs.add(images.pairs)
 
-    def _warn_of_stray_labels(self):
-        count = int(self._stray_labels.result())
-        if count and not getattr(self, "_warned_of_stray_labels", False):
-            self._warned_of_stray_labels = True
+    def _warn_of_invalid_labels(self):
+        count = int(self._invalid_labels.result())
+        if count and not self._warned_of_invalid_labels:
+            self._warned_of_invalid_labels = True
             warnings.warn(
                 f"{count} pixels have labels that are neither among the {self.num_classes} classes "
-                f"(0 to {self.num_classes - 1}) nor `ignore_index` ({self.ignore_index}). They count "
-                "as ignored. If the classes start at 1 in your masks, subtract 1.",
+                f"(0 to {self.num_classes - 1}) nor `ignore_index` ({self.ignore_index}). They are "
+                "ignored. If the classes start at 1 in your masks, subtract 1.",
                 stacklevel=3,
             )
 
@@ -216,17 +224,10 @@ class SegmentationTrainer:
             self._evaluating = before
 
 
-def _begin_at(batches, fit_options):
-    """Keeps `data.batches(...)` in its order, and where it stands.
+def _start_again_at(batches, step):
+    """A callback that moves `data.batches(...)` back to where it was when `fit` was called.
 
-    Two backends look at the first batches, for their shapes, before training begins."""
-    if fit_options.get("steps_per_epoch") is not None:
-        raise ValueError(
-            "`steps_per_epoch` would begin each epoch of `data.batches(...)` anew: leave it out, or "
-            "give fewer pairs, pairs[:n]."
-        )
-    fit_options["shuffle"] = False
-    step = batches.step
+    On two backends Keras takes the first batches, for their shapes, before training begins."""
     return keras.callbacks.LambdaCallback(on_train_begin=lambda logs: batches.start_at(step))
 
 
@@ -237,8 +238,8 @@ def _class_weight(weights, num_classes):
         unknown = sorted(set(weights) - set(range(num_classes)))
         if unknown:
             raise ValueError(
-                f"`class_weight` has keys {unknown}, which are none of the classes "
-                f"0 to {num_classes - 1}."
+                f"The keys of `class_weight` must be classes, 0 to {num_classes - 1}. "
+                f"Received: {unknown}"
             )
         weights = [weights.get(i, 1.0) for i in range(num_classes)]
     if np.shape(weights) != (num_classes,):

@@ -99,7 +99,7 @@ def test_a_converted_file_gives_the_originals_logits(name, tmp_path):
     path = write_safetensors(tmp_path / "m.safetensors", state_dict(shapes, case["weights_seed"]))
     model = EncNet.from_pytorch(path, align_corners=case["align_corners"])
     pixels = image(case["image_seed"], case["height"], case["width"])
-    outputs = model._heads.predict_on_batch(pixels[None].astype("float32"))
+    outputs = model.heads_network().predict_on_batch(pixels[None].astype("float32"))
     rows, columns = OUTPUTS[f"{name}/positions"].T
     for head, largest in case["largest"].items():
         y = outputs[head][0] if head == "se" else outputs[head][0][rows, columns]

@@ -87,7 +87,7 @@ def test_encodings_protocol_and_logits_in_litert(tmp_path):
 def test_float16_halves_the_file(format, tmp_path):
     model = tiny()
     path = model.export(tmp_path / "model", format, outputs=["logits"], dtype="float16")
-    whole = sum(np.prod(weight.shape) for weight in model._coarse.weights) * 4
+    whole = sum(np.prod(weight.shape) for weight in model.coarse_network().weights) * 4
     weights = {
         "tf_saved_model": lambda: path / "variables" / "variables.data-00000-of-00001",
         "openvino": lambda: path.with_suffix(".bin"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from golden.weights import image
-from keras_encnet.inference.segment import _fit
+from keras_encnet.inference.segmenting import _fit
 from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":

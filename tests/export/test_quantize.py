@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from keras_encnet import EncNet
-from keras_encnet.data.scenes import scenes
+from keras_encnet.demo.drawing import scenes
 from keras_encnet.export import open_export
 from keras_encnet.export.export import _calibration
 from keras_encnet.export.graph import ImageToLabels, folded
@@ -82,7 +82,7 @@ def test_labels_are_the_models_but_for_a_few(model, format, size, evaluation, tm
     assert agreement(model, lambda image: run(image[None])["labels"][0]) > 0.97
     # A quarter of the weights, and the graph, of which so small a network has much: in half
     # precision it would be more than this.
-    weights = sum(4 * np.prod(x.shape) for x in model._coarse.weights)
+    weights = sum(4 * np.prod(x.shape) for x in model.coarse_network().weights)
     assert path.stat().st_size < weights / 4 + 120_000 < weights / 2
 
     image = UNSEEN[0][0]

@@ -28,7 +28,7 @@ class FakeNet:
         self.seen = []
         self.presence = presence
 
-    def stride_logits(self, images):
+    def coarse_logits(self, images):
         assert images.ndim == 4 and images.shape[-1] == 3
         self.seen.append(images)
         logits = coarse(images, self.num_classes)

@@ -13,7 +13,7 @@ from PIL import Image
 from keras_encnet.inference import Segmentation, segment
 
 # The function of this name hides the module.
-module = importlib.import_module("keras_encnet.inference.segment")
+module = importlib.import_module("keras_encnet.inference.segmenting")
 
 GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
 RATIOS = (0.75, 1.0, 1.6)
@@ -64,7 +64,7 @@ class Constant:
         self.align_corners, self.evaluation = align_corners, evaluation
         self.labels = self.palette = None
 
-    def stride_logits(self, images):
+    def coarse_logits(self, images):
         return np.repeat(self.logits[None], len(images), 0), None
 
 
@@ -232,8 +232,8 @@ def test_whole_image_beside_windows_and_resize_off():
 
 def test_presence_is_the_mean_over_windows_ratios_and_flips():
     class Counting(FakeNet):
-        def stride_logits(self, images):
-            logits, presence = super().stride_logits(images)
+        def coarse_logits(self, images):
+            logits, presence = super().coarse_logits(images)
             return logits, np.full_like(presence, len(self.seen))
 
     model = Counting(evaluation={"window": [61, 64], "stride": [61, 33]})
@@ -373,7 +373,7 @@ def test_logits_that_are_not_finite_are_an_error():
 
 
 class AnySize(Constant):
-    def stride_logits(self, images):
+    def coarse_logits(self, images):
         height, width = (-(-side // 8) for side in images.shape[1:3])
         return self.logits[None, :height, :width], None
 

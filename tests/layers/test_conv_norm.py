@@ -63,13 +63,13 @@ def test_statistics_are_float32_in_half_precision(policy):
 
 
 def test_kernels_are_drawn_but_where_they_are_about_to_be_loaded():
-    from keras_encnet.layers.conv_norm import kernels_not_drawn
+    from keras_encnet.layers.policies import skip_kernel_init
 
     def kernel():
         layer = ConvNorm(4, 3)
         layer.build((None, 8, 8, 2))
         return keras.ops.convert_to_numpy(layer.kernel)
 
-    with kernels_not_drawn():
+    with skip_kernel_init():
         assert not kernel().any()
     assert kernel().all()

@@ -56,12 +56,12 @@ def test_heads_that_a_model_lacks_are_absent():
     assert set(outputs) == {"logits"}
 
 
-def test_stride_logits_are_the_heads_own_and_presence_a_probability(model):
-    logits, presence = model.stride_logits(ONE)
+def test_coarse_logits_are_the_heads_own_and_presence_a_probability(model):
+    logits, presence = model.coarse_logits(ONE)
     assert logits.shape == (1, 5, 7, 3) and presence.shape == (1, 3)
     se = numpy(model.heads(ONE)["se"])
     np.testing.assert_allclose(presence, 1 / (1 + np.exp(-se)), atol=1e-6)
-    assert tiny(se_head=False).stride_logits(ONE)[1] is None
+    assert tiny(se_head=False).coarse_logits(ONE)[1] is None
 
 
 def test_segment_is_the_argmax_of_the_logits(model):
@@ -76,7 +76,7 @@ def test_segment_is_the_argmax_of_the_logits(model):
 @pytest.mark.parametrize("output_stride,size", [(8, (5, 7)), (16, (3, 4)), (32, (2, 2))])
 def test_output_stride(output_stride, size):
     model = tiny(output_stride=output_stride, laterals=True)
-    assert model.stride_logits(ONE)[0].shape[1:3] == size
+    assert model.coarse_logits(ONE)[0].shape[1:3] == size
 
 
 def test_every_argument_is_an_attribute_and_in_the_config():

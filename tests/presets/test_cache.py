@@ -11,9 +11,12 @@ import pytest
 from keras_encnet.presets import cache
 from keras_encnet.presets.cache import cache_directory, cached
 
-# Fills a directory, but not to the end before it may; of the package this file alone, to be quick.
+# Starts to fill a directory and waits before it finishes. It imports two files instead of the package,
+# which takes seconds.
 CHILD = """
-import importlib.util, pathlib, sys, time
+import importlib.util, pathlib, sys, time, types
+package = sys.modules["keras_encnet"] = types.ModuleType("keras_encnet")
+package.__path__ = [str(pathlib.Path(sys.argv[1]).parents[1])]
 spec = importlib.util.spec_from_file_location("cache", sys.argv[1])
 cache = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cache)
@@ -102,15 +105,17 @@ def test_what_fails_leaves_nothing(directory):
     assert cached("presets/model", fill).is_dir()
 
 
-def wait_for(path, process):
-    while not path.exists():
+def wait_until_begun(directory, process):
+    """Waits until a process has begun to fill the cache; returns the directory that it fills."""
+    while not (begun := list(directory.glob("presets/.model-unfinished-*/*/first"))):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    return begun[0].parent
 
 
 def test_two_processes_do_the_work_once(tmp_path, directory):
     first = child(tmp_path)
-    wait_for(directory / "presets" / ".model-unfinished" / "first", first)
+    wait_until_begun(directory, first)
     second = child(tmp_path)
     assert second.stderr.readline().startswith("Waiting for another process")
     (tmp_path / "go").touch()
@@ -121,8 +126,7 @@ def test_two_processes_do_the_work_once(tmp_path, directory):
 
 def test_a_kill_leaves_nothing_that_passes_for_whole(tmp_path, directory):
     process = child(tmp_path)
-    beside = directory / "presets" / ".model-unfinished"
-    wait_for(beside / "first", process)
+    beside = wait_until_begun(directory, process)
     process.kill()
     process.communicate()
     assert beside.is_dir() and not (directory / "presets" / "model").exists()
@@ -146,7 +150,7 @@ def test_a_cache_that_cannot_be_written(directory):
 def test_a_file_in_the_place_of_the_preset(directory):
     (directory / "presets").mkdir(parents=True)
     (directory / "presets" / "model").write_text("")
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match="model exists and is not an empty directory"):
         cached("presets/model", fill)
 
 

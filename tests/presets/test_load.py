@@ -273,10 +273,3 @@ def test_kernels_stored_in_half_precision(tmp_path):
     with pytest.raises(ValueError, match="over 65504"):
         model.save_to_preset(tmp_path / "half", dtype="float16")
     assert EncNet.from_preset(tmp_path / "half") and len(list(tmp_path.iterdir())) == 2
-
-
-def test_from_preset_says_what_took_how_long(tmp_path, capsys):
-    EncNet("resnet18", 3, **TINY).save_to_preset(tmp_path / "mine")
-    EncNet.from_preset(tmp_path / "mine", verbose=True)
-    told = capsys.readouterr().err
-    assert "s  found" in told and "s  built the network" in told and "s  read the weights" in told

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_encnet import EncNet, list_presets
-from keras_encnet.inference.segment import _views, evaluation_rule
+from keras_encnet.inference.segmenting import _views, evaluation_rule
 from keras_encnet.models.resnet import BACKBONES
 from keras_encnet.presets.table import (
     SHORT_NAMES,

@@ -89,7 +89,7 @@ def test_the_manifest_holds_what_agrees_with_the_original(scripts, released, tmp
     path, out = released(), tmp_path / "out"
     pixels = image(0, 40, 56)
     model = EncNet.from_pytorch(path)
-    heads = model._heads.predict_on_batch(pixels[None].astype("float32"))
+    heads = model.heads_network().predict_on_batch(pixels[None].astype("float32"))
     theirs = {f"40x56/{key}": np.array(value[0]) for key, value in heads.items()}
 
     def original(command, check):

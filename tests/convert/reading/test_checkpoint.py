@@ -11,10 +11,10 @@ import make_checkpoints
 import numpy as np
 import pytest
 
-from keras_encnet.convert.checkpoint import read_checkpoint
+from keras_encnet.convert.reading.checkpoint import read_checkpoint
 
 SAVED = Path(__file__).parent / "saved"
-ORACLES = Path(__file__).parents[3] / "shared" / "oracle" / "oracles.py"
+ORACLES = Path(__file__).parents[4] / "shared" / "oracle" / "oracles.py"
 
 # Two tensors by hand: the float32 numbers 1, 2, -0.5 and the int64 number 258.
 NUMBERS = bytes.fromhex("0000803f 00000040 000000bf")

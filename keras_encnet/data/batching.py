@@ -160,10 +160,8 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, i):
         with self._lock:
-            if self._drawn is not None and self.augment:
-                # `fit` shuffles the indices, by default and unseeded: within an epoch its order
-                # is that of the stream.
-                i, self._drawn = self._drawn, self._drawn + 1
+            if self._drawn is not None:
+                self._drawn += 1
             if not 0 <= i < len(self):
                 raise IndexError(f"batch {i} of {len(self)}")
             step = self.step + i

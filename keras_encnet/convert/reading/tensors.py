@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_encnet.convert.blobs import Refused, damaged
+from keras_encnet.convert.reading.blobs import Refused, damaged
 
 # PyTorch's dtypes → (bytes an element, NumPy's code for the bytes; None: NumPy has none).
 DTYPES = {

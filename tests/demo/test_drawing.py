@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from keras_encnet.data.pairs import Pairs
-from keras_encnet.data.pixel_baseline import pixel_baseline
-from keras_encnet.data.scenes import LABELS, PALETTE, scenes
+from keras_encnet.demo.drawing import LABELS, PALETTE, scenes
+from keras_encnet.demo.pixel_classifier import pixel_classifier_iou
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def test_light_changes_from_scene_to_scene():
 
 
 def test_colour_and_position_do_not_tell_the_classes_apart():
-    iou = pixel_baseline(drawn(90, 0), drawn(30, 1), len(LABELS), pixels=40_000, steps=150)
+    iou = pixel_classifier_iou(drawn(90, 0), drawn(30, 1), len(LABELS), pixels=40_000, steps=150)
     assert iou.shape == (len(LABELS),)
     assert 0.2 < iou.mean() < 0.45
 
@@ -87,5 +87,5 @@ def test_the_baseline_solves_what_colour_and_position_can_solve():
         mask = (image[..., 0] > 127).astype("uint8")
         mask[16:] = 2
         pairs.append((image, mask))
-    iou = pixel_baseline(pairs[:8], pairs[8:], 3, pixels=8000, steps=100)
+    iou = pixel_classifier_iou(pairs[:8], pairs[8:], 3, pixels=8000, steps=100)
     assert (iou > 0.9).all()

@@ -397,7 +397,7 @@ def _cut(image, mirror, view, i, j, protocol):
 def _outputs(model, inputs, batch_size):
     inputs = iter(inputs)
     while batch := list(islice(inputs, batch_size)):
-        logits, presence = model.stride_logits(np.stack(batch))
+        logits, presence = model.coarse_logits(np.stack(batch))
         if not np.isfinite(logits).all():
             raise ValueError(
                 "The network's logits hold NaN or infinity: its weights are damaged, its training "

@@ -13,7 +13,7 @@ import pytest
 from test_checkpoint import BODY, COUNT, HEADER, KINDS, NUMBERS, SAVED, STORAGES, write_small
 
 from keras_encnet.convert import unpickle
-from keras_encnet.convert.checkpoint import read_checkpoint
+from keras_encnet.convert.reading.checkpoint import read_checkpoint
 
 DAMAGED = "is cut short or damaged"
 

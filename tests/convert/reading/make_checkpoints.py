@@ -1,7 +1,7 @@
 """Writes `saved/`: checkpoints by PyTorch, mmengine's `Runner` and the oracle's layouts, and what
 `torch.load` makes of them.
 
-    <python of the oracle's environment> tests/convert/make_checkpoints.py <folder of oracles.py>
+    <python of the oracle's environment> tests/convert/reading/make_checkpoints.py <folder of oracles.py>
 
 The environment is the one that `oracles.py` describes.
 """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_encnet.data.images import read_image, resize_image
-from keras_encnet.data.scenes import scenes
+from keras_encnet.demo.drawing import scenes
 from keras_encnet.export.runtimes import open_export
 
 SIZES = ((512, 512), (97, 131))

@@ -84,7 +84,7 @@ def scenes(count, *, seed=0, size=(128, 160)):
     Raises:
         ValueError: if `count` is negative or a side is under 32 pixels.
 
-    >>> from keras_encnet.data.scenes import scenes
+    >>> from keras_encnet.demo.drawing import scenes
     >>> image, mask = scenes(10, seed=1)[3]
     >>> image.shape, mask.shape
     ((128, 160, 3), (128, 160))

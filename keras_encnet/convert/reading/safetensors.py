@@ -2,9 +2,9 @@
 
 import json
 
-from keras_encnet.convert.blobs import Refused, damaged
-from keras_encnet.convert.tensors import contiguous
-from keras_encnet.convert.zips import shown
+from keras_encnet.convert.reading.blobs import Refused, damaged
+from keras_encnet.convert.reading.tensors import contiguous
+from keras_encnet.convert.reading.zips import shown
 
 # A header is some hundred bytes a tensor.
 MAX_HEADER = 2**24

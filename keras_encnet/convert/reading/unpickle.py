@@ -11,9 +11,9 @@ import re
 
 import numpy as np
 
-from keras_encnet.convert.blobs import Refused, damaged
-from keras_encnet.convert.tensors import DTYPES, Storage, Tensor, in_memory, sizes, strided
-from keras_encnet.convert.zips import shown
+from keras_encnet.convert.reading.blobs import Refused, damaged
+from keras_encnet.convert.reading.tensors import DTYPES, Storage, Tensor, in_memory, sizes, strided
+from keras_encnet.convert.reading.zips import shown
 
 # What a training run saves beside its weights, of no use here.
 STAND_INS = ("mmengine", "mmcv")

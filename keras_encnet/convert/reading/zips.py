@@ -6,7 +6,7 @@ import struct
 import tempfile
 import zipfile
 
-from keras_encnet.convert.blobs import Blob, File, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob, File, Refused, damaged
 
 # Weights hardly shrink: what says that it grows beyond this is no checkpoint.
 MAX_RATIO, MAX_GROWTH = 16, 2**26

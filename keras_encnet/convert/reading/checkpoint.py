@@ -9,11 +9,11 @@ import struct
 import zipfile
 import zlib
 
-from keras_encnet.convert.blobs import Blob, File, Refused, damaged
-from keras_encnet.convert.safetensors import is_safetensors, read_safetensors
-from keras_encnet.convert.tensors import DTYPES, Storage, sizes
-from keras_encnet.convert.unpickle import Reader, Unpickler, as_tensor, plain
-from keras_encnet.convert.zips import members, shown
+from keras_encnet.convert.reading.blobs import Blob, File, Refused, damaged
+from keras_encnet.convert.reading.safetensors import is_safetensors, read_safetensors
+from keras_encnet.convert.reading.tensors import DTYPES, Storage, sizes
+from keras_encnet.convert.reading.unpickle import Reader, Unpickler, as_tensor, plain
+from keras_encnet.convert.reading.zips import members, shown
 
 MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 

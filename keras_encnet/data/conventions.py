@@ -1,0 +1,92 @@
+"""What holds for images, masks and classes in the whole package."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+MIN_SIZE = 32  # pixels on the shorter side of an image
+IGNORE_INDEX = 255  # the label of pixels that are ignored
+WIDE_IGNORE_INDEX = 65535  # the same where 255 is a class
+
+RED = (225, 60, 50)
+DISTINCT = 256  # colours that are chosen to be told apart
+
+
+def ignore_index_for(num_classes: int, ignore_index: int = IGNORE_INDEX) -> int:
+    """`ignore_index`, or a larger one if it is among the classes."""
+    return ignore_index if ignore_index >= num_classes else WIDE_IGNORE_INDEX
+
+
+def label_dtype(num_classes: int) -> str:
+    """The dtype of label maps: `"uint8"` up to 255 classes, otherwise `"uint16"`."""
+    return "uint8" if num_classes <= 255 else "uint16"
+
+
+def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """`labels` as a tuple, or default names.
+
+    >>> class_names(2), class_names(2, ["sky", "road"])
+    (('class 0', 'class 1'), ('sky', 'road'))
+    """
+    return tuple(labels or (f"class {i}" for i in range(num_classes)))
+
+
+def class_palette(num_classes: int, palette=None) -> np.ndarray:
+    """`palette` as a `uint8` array `(num_classes, 3)`, or the default colours."""
+    return np.asarray(default_palette(num_classes) if palette is None else palette, "uint8")
+
+
+def default_palette(num_classes: int) -> np.ndarray:
+    """Colors for classes that have none, each as different as possible from those before it.
+
+    Args:
+        num_classes: how many, up to 65,536.
+
+    Returns:
+        `uint8` array `(num_classes, 3)`, RGB, all distinct; the first ones are the same for any
+        number.
+
+    >>> default_palette(3).tolist()
+    [[221, 54, 54], [30, 245, 245], [30, 30, 173]]
+    """
+    levels = np.linspace(30, 245, 10).round()
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    # Neither grey nor dark, which would not show on a photograph.
+    colours = colours[(np.ptp(colours, axis=1) >= 70) & (colours.max(1) >= 120)]
+    chosen = [int(np.argmin(np.abs(colours - RED).sum(1)))]
+    nearest = np.full(len(colours), np.inf)
+    for _ in range(1, min(num_classes, DISTINCT)):
+        nearest = np.minimum(nearest, np.square(colours - colours[chosen[-1]]).sum(1))
+        chosen.append(int(nearest.argmax()))
+    palette = [tuple(colour) for colour in colours[chosen[:num_classes]].astype(int).tolist()]
+    # Nobody can tell more colours apart: the rest only has to be distinct.
+    codes = (i * 0x9E3779 % (1 << 24) for i in itertools.count(1))
+    more = ((code >> 16, code >> 8 & 255, code & 255) for code in codes)
+    taken = set(palette)
+    unused = (colour for colour in more if colour not in taken)
+    palette += itertools.islice(unused, num_classes - len(palette))
+    return np.array(palette, "uint8").reshape(-1, 3)
+
+
+def check_image_size(height: int, width: int, what: str, remedy: str = "Enlarge it.") -> None:
+    """Raises if an image is under 32 pixels on a side.
+
+    Args:
+        height, width: its size in pixels.
+        what: the subject of the message, "The image 'a.jpg'" for instance.
+        remedy: what to do about it.
+
+    Raises:
+        ValueError: if either side is under `MIN_SIZE`.
+
+    >>> check_image_size(20, 64, "The image")
+    Traceback (most recent call last):
+    ...
+    ValueError: The image must have 32 pixels or more on both sides. Received: 20×64 (height×width). ...
+    """
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(
+            f"{what} must have {MIN_SIZE} pixels or more on both sides. "
+            f"Received: {height}×{width} (height×width). {remedy}"
+        )
