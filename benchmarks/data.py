@@ -1,11 +1,11 @@
-"""Does training wait for its data? The time of a step fed by `batches`, beside one fed from memory.
+"""Does training wait for its data? Compares a step fed by `batches` with one fed from memory.
 
     python benchmarks/data.py [--backbone resnet18 --width 0.5 --size 240 320 --batch-size 8]
 
-draws JPEG images of 480×360 and PNG masks, as CamVid's, into a temporary folder, trains an EncNet
-on them and on one of their batches again and again, in turn, and prints the medians over the steps.
-What the step with data takes longer is the wait for it and, where the model computes on the same
-cores, the processor time that preparing it costs.
+writes random JPEG images of 480×360 (CamVid's size) and PNG masks to a temporary folder, trains an
+EncNet on them and on one cached batch, in turn, and prints the median times of a step. The difference
+is the wait for data and, if the model runs on the same cores, the processor time that preparing it
+takes.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from keras_encnet.data import batches, folder
 
 
 class Clock(keras.callbacks.Callback):
+    """Records the seconds of each training step."""
+
     def __init__(self):
         super().__init__()
         self.seconds, self.last = [], None
@@ -30,7 +32,7 @@ class Clock(keras.callbacks.Callback):
         self.last = self.last or time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        # Reading a log waits for the step on the backends that compute asynchronously.
+        # Backends that compute asynchronously finish the step when a log is read.
         float(logs["loss"])
         now = time.perf_counter()
         self.seconds.append(now - self.last)
@@ -41,6 +43,8 @@ class Clock(keras.callbacks.Callback):
 
 
 class Cached(keras.utils.PyDataset):
+    """The same batch at every step."""
+
     def __init__(self, batch, steps):
         super().__init__()
         self.batch, self.steps = batch, steps
@@ -52,7 +56,7 @@ class Cached(keras.utils.PyDataset):
         return self.batch
 
 
-def draw(directory, count):
+def write_images(directory, count):
     rng = np.random.default_rng(0)
     for part in ("images", "masks"):
         os.mkdir(os.path.join(directory, part))
@@ -70,13 +74,13 @@ def main():
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--size", type=int, nargs=2, default=(240, 320))
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=8, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as directory:
-        draw(directory, options.steps * options.batch_size)
+        write_images(directory, options.steps * options.batch_size)
         pairs = folder(os.path.join(directory, "images"), os.path.join(directory, "masks"))
         data = batches(
             pairs,

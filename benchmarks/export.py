@@ -1,11 +1,11 @@
-"""Exported files: time and peak memory, beside the Keras model's and mmsegmentation's in the same run.
+"""Exported files: time and peak memory, compared with the Keras model and mmsegmentation in one run.
 
     python benchmarks/export.py [--mmseg PYTHON [--compile]] [--sizes 512x512 1024x2048]
         [--formats onnx openvino litert tf_saved_model] [--fixed] [--folding] [--int8]
 
-writes the model of keras_side.py in each format and lets every runtime, the model itself and
-mmsegmentation turn the same image into its label map, in float32 and in bfloat16, each in a process
-of its own, one after the other. What is measured: benchmarks/README.md.
+writes the model of keras_side.py in each format and has every runtime, the model itself and
+mmsegmentation compute the label map of the same image, in float32 and in bfloat16, each in its own
+process, in turn. benchmarks/README.md says what is measured.
 """
 
 import os
@@ -32,7 +32,7 @@ RUNTIMES = {
     "tf_saved_model": "SavedModel",
 }
 ORIGINALS = ("mmsegmentation", "mmsegmentation, compiled")
-BFLOAT16, NORMS = ", bfloat16", ", norms left"
+BFLOAT16, NORMS = ", bfloat16", ", norms not folded"
 
 
 def main():
@@ -41,9 +41,13 @@ def main():
     command_line.add_argument(
         "--dtypes", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16")
     )
-    command_line.add_argument("--fixed", action="store_true", help="also files for one size alone")
-    command_line.add_argument("--folding", action="store_true", help="also with batch norms left")
-    command_line.add_argument("--int8", action="store_true", help="also quantized, where it is known")
+    command_line.add_argument("--fixed", action="store_true", help="also files for a fixed image size")
+    command_line.add_argument(
+        "--folding", action="store_true", help="also without folding the batch norms"
+    )
+    command_line.add_argument(
+        "--int8", action="store_true", help="also quantized files (ONNX and LiteRT)"
+    )
     options = command_line.parse_args()
     options.backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     options.sizes = sorted(options.sizes or [size("512x512"), size("1024x2048")])
@@ -62,7 +66,7 @@ def main():
 
 
 def write(options, directory):
-    """Exports everything; returns lists of (name, path) by the size they are for, `None` for any."""
+    """Exports everything; returns lists of (name, path) by image size, `None` for any size."""
     exporter = start_ours("the export", options.backend, "float32")
     files = {}
 
@@ -81,13 +85,13 @@ def write(options, directory):
         if options.int8 and format in ("onnx", "litert"):
             add(format, ", int8", calibrate=(256, 256))
         for image_size in options.sizes if options.fixed else ():
-            add(format, f", {image_size[0]}×{image_size[1]} alone", image_size, image_size=image_size)
+            add(format, f", {image_size[0]}×{image_size[1]} only", image_size, image_size=image_size)
     exporter.close()
     return files
 
 
 def start(options, files):
-    """The sides that take any size; the Keras model in float32 is the first."""
+    """Starts the sides that take any size; the Keras model in float32 is the first."""
     name = f"keras-encnet, {options.backend}"
     sides = [start_ours(name, options.backend, "float32")]
     for dtype in options.dtypes:
@@ -96,7 +100,7 @@ def start(options, files):
         if suffix:
             sides.append(start_ours(name + suffix, options.backend, policy))
         for name_of_file, path in files[None]:
-            # OpenVINO alone computes in another precision than the file's.
+            # Only OpenVINO computes in a precision other than the file's.
             if not suffix or path.endswith(".xml"):
                 sides.append(start_file(name_of_file, path, suffix))
         if options.mmseg:
@@ -124,7 +128,8 @@ def compare(sides, runs, height, width):
         exports = [name + suffix for name in RUNTIMES.values() if name + suffix in seconds]
         if exports:
             best = min(exports, key=seconds.get)
-            print(f"  the fastest export in {suffix.strip(', ') or 'float32'}: {best}, of the time of")
+            dtype = suffix.strip(", ") or "float32"
+            print(f"  the fastest export in {dtype}, {best}: ratio of its time to that of")
             for name in (f"{ours}{suffix}", *(each + suffix for each in ORIGINALS)):
                 if name in seconds:
                     print(f"    {seconds[best] / seconds[name]:9.3f} {name}")

@@ -1,12 +1,12 @@
-"""What label maps of a large photograph with many classes cost beside the network: memory and time.
+"""What the label map of a large photograph costs on top of the network: memory and time.
 
     python benchmarks/export_memory.py [--size 3000x4000] [--classes 150] [--formats onnx …]
-        [--evaluations "windows as it is" …]
+        [--evaluations "windows at own size" …]
 
-exports a network that is next to nothing in each format and for each way of evaluation, and runs it
-once on a small image and then on a large one, each in a process of its own. Prints by how much the
-process grew at its peak during the latter, in 10^6 bytes, and the seconds it took; the first row is
-`model.segment`. Linux alone.
+exports a tiny network with many classes in each format and for each evaluation protocol, and runs it
+in its own process, first on a small image and then on a large one. Prints how much the process grew at
+its peak during the second run, in 10^6 bytes, and the seconds it took; the first row is
+`model.segment`. Linux only.
 """
 
 import argparse
@@ -25,9 +25,9 @@ EVALUATIONS = {
     "whole": None,
     "ADE20K": {"resize": [2048, 512]},
     "Cityscapes 769": {"resize": [2049, 1025], "window": 769, "stride": 513},
-    "windows as it is": {"window": 769, "stride": 513},
+    "windows at own size": {"window": 769, "stride": 513},
     "PyTorch-Encoding": {"resize": 520, "window": 480, "protocol": "pytorch-encoding"},
-    "PyTorch-Encoding as it is": {"window": 480, "protocol": "pytorch-encoding"},
+    "PyTorch-Encoding at own size": {"window": 480, "protocol": "pytorch-encoding"},
 }
 
 

@@ -1,12 +1,12 @@
-"""Whether exported files do what their models do, at real size on real images.
+"""Checks that exported files give the same outputs as their models, at real size on real images.
 
     python benchmarks/export_parity.py MODEL … --camvid DIR [--corners both] [--formats onnx …]
         [--sizes 512x512 97x131 1024x2048]
 
-MODEL is the directory of a trained one. Each is exported in every format, in float32 and for any
+MODEL is the directory of a trained model. Each is exported in every format, in float32 and for any
 size, and run on a resized CamVid image in which it finds at least five classes of 2 % of the pixels
-each. Logits may differ by 1e-4 of the largest one, and labels nowhere where the two best logits are
-further apart than 2e-4 of it. Prints a table; ends with 1 if a limit is broken.
+each. Logits may differ by 1e-4 of the largest one; labels may differ only where the two best logits
+are within 2e-4 of it. Prints a table and exits with 1 if a limit is exceeded.
 """
 
 import argparse
@@ -48,12 +48,12 @@ def main():
             for row, holds in check(model, pairs, options.sizes, options.formats):
                 print_row(name, "aligned" if align_corners else "not", *row)
                 broken += not holds
-    print(f"\n{broken} limits broken" if broken else "\nEvery limit is kept.")
+    print(f"\n{broken} limits exceeded" if broken else "\nAll limits are met.")
     sys.exit(broken > 0)
 
 
 def variant(model, align_corners):
-    """The same weights in float32 under a corner rule, for images as they are."""
+    """The same weights in float32 with the given corner rule, without resizing or windows."""
     changes = {"align_corners": align_corners, "dtype": "float32", "evaluation": None}
     made = EncNet.from_config({**model.get_config(), **changes})
     made.set_weights(model.get_weights())
@@ -61,7 +61,7 @@ def variant(model, align_corners):
 
 
 def check(model, pairs, sizes, formats):
-    """Yields the rest of each row, and whether the limits are kept."""
+    """Yields the remaining cells of each row, and whether it meets the limits."""
     wanted = [answers(model, pairs, *each) for each in sizes]
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
         for format in formats:
@@ -91,7 +91,7 @@ def check(model, pairs, sizes, formats):
 
 
 def answers(model, pairs, height, width):
-    """An image in which the model finds enough classes, and its logits, labels and presence for it."""
+    """An image in which the model finds enough classes, with its logits, labels and presence."""
     found = []
     for image, _ in pairs:
         image = resize_image(image, height, width)
@@ -104,7 +104,7 @@ def answers(model, pairs, height, width):
 
 
 def large_classes(labels):
-    """How many classes hold at least `SHARE` of the pixels each."""
+    """The number of classes that cover at least `SHARE` of the pixels each."""
     return int((np.bincount(labels.ravel()) >= SHARE * labels.size).sum())
 
 

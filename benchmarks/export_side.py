@@ -1,10 +1,10 @@
-"""Serves an exported file for timing, in the runtime that it is for.
+"""Serves an exported file for timing, in its runtime.
 
     python benchmarks/export_side.py PATH [--precision bf16]
 
-Requests and replies are those of "inference" in mmseg_reference.py; a reply also has `presence`, that
-of the first image, and `before_mb`, the process's memory when it was asked. Nothing of ours or of
-Keras's is loaded, so that the process is as large as a server's that has the runtime alone.
+Requests and replies are those of "inference" in mmseg_reference.py; a reply also has the `presence` of
+the first image, and `before_mb`, the process's memory before the request. Neither keras_encnet nor
+Keras is loaded, so the process is as large as a server with the runtime alone.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def main():
             import openvino
 
             own = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
-            ready["OpenVINO's own choice of precision"] = own
-        # LiteRT's own choice is one thread, the others' is every core.
+            ready["OpenVINO's default precision"] = own
+        # LiteRT's default is one thread, the others' every core.
         threads = os.cpu_count() if package == "ai-edge-litert" else None
         run = runtimes().open_export(options.path, threads, options.precision)
         return ready, Exported(run).answer
@@ -56,7 +56,7 @@ def main():
 
 
 def runtimes():
-    """`keras_encnet.export.runtimes`, without the Keras that its packages' own imports bring."""
+    """`keras_encnet.export.runtimes`, without Keras, which importing its packages would load."""
     for name in ("keras_encnet", "keras_encnet.data", "keras_encnet.export"):
         sys.modules[name] = package = types.ModuleType(name)
         package.__path__ = [str(ROOT.joinpath(*name.split(".")))]
@@ -64,14 +64,14 @@ def runtimes():
 
 
 class Exported:
-    """The requests that an exported file answers."""
+    """An exported file and the request it answers."""
 
     def __init__(self, run):
         self.run = run
 
     def answer(self, what, height, width, batch=1, repeat=1, save=None):
         if what != "inference":
-            raise ValueError(f'got what={what!r}; "inference" is known')
+            raise ValueError(f'`what` must be "inference". Received: {what!r}')
         images = np.stack([image(seed, height, width) for seed in range(batch)])
         forget_peak()
         before = peak_mb()

@@ -1,10 +1,10 @@
-"""Segmenting an image: time and peak memory, beside mmsegmentation's in the same run.
+"""Segmenting an image: time and peak memory, compared with mmsegmentation in the same run.
 
     python benchmarks/inference.py [--mmseg PYTHON [--compile]] [--sizes 512x512 1024x2048]
 
-takes the same weights and images in both, each in a process of its own, one after the other, and
-prints medians; then where the time goes, and how far from the processor's limit that is. What is
-measured, and how mmsegmentation is installed: benchmarks/README.md.
+runs both with the same weights and images, each in its own process, in turn, and prints medians, then
+where the time goes and how far it is from the processor's limit. benchmarks/README.md says what is
+measured and how to install mmsegmentation.
 """
 
 from turns import arguments, limit, start_sides, table, take_turns
@@ -26,9 +26,9 @@ def main():
             print(f"  the same labels as {side.name}: {reply['agreement']:.4%} of the pixels")
         measured[height, width] = request, seconds, rates
 
-    # Later, for what is compiled for the parts stays in memory.
+    # Last, because what is compiled for the parts stays in memory.
     for (height, width), (request, seconds, rates) in measured.items():
-        print(f"\n{options.batch} × {height}×{width}, where our time goes")
+        print(f"\n{options.batch} × {height}×{width}, where our time is spent")
         where(sides[0].ask(what="parts", **request), seconds, rates)
     for side in [*sides, meter]:
         side.close()
@@ -40,7 +40,7 @@ def where(reply, seconds, rates):
     for part in reply["parts"]:
         row(part["name"], part["seconds"] - before, part["flops"])
         before = part["seconds"]
-    print("  of a whole inference:")
+    print("  of a complete inference:")
     network = reply.get("network", before)
     labels = reply.get("labels", reply["total"] - network)
     row("network", network, reply["flops"])
@@ -51,7 +51,7 @@ def where(reply, seconds, rates):
 
 def row(name, seconds, flops=None):
     counts = "" if flops is None else f"{flops / 1e9:10.1f}"
-    # A difference of two measurements may be nothing but noise.
+    # A difference of two measurements may be noise, even negative.
     rate = f"{flops / seconds / 1e9:10.1f}" if flops and seconds > 0 else ""
     print(f"  {name:22} {seconds:8.4f}{counts}{rate}")
 

@@ -1,11 +1,11 @@
-"""What 8-bit integers cost in mIoU, and what they gain: a trained model's exported files on CamVid.
+"""What 8-bit integers cost in mIoU and gain in time: a trained model's exported files on CamVid.
 
     python benchmarks/int8.py MODEL --camvid DIR
 
-exports the model (a preset, of CamVid's eleven classes) to ONNX and LiteRT, as it is and with
-`quantize="int8"` calibrated on every fourth training image, and prints how each file does on the
-validation images beside the model itself in float32. All are asked in turn, image by image; seconds
-are medians, from `uint8` image to label map in NumPy.
+exports the model (a preset with CamVid's eleven classes) to ONNX and LiteRT, in float32 and with
+`quantize="int8"` calibrated on every fourth training image, and compares each file with the model in
+float32 on the validation images. They take turns, image by image; seconds are medians, from `uint8`
+image to label map in NumPy.
 """
 
 import argparse
@@ -18,13 +18,16 @@ import numpy as np
 from keras_encnet import EncNet
 from keras_encnet.data import camvid
 from keras_encnet.export import open_export
+from keras_encnet.inference import score
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="name or directory of a preset")
-    parser.add_argument("--camvid", required=True, metavar="DIR", help="with train, val and valannot")
-    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime and LiteRT")
+    parser.add_argument(
+        "--camvid", required=True, metavar="DIR", help="directory with train, val and valannot"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of ONNX Runtime and LiteRT")
     options = parser.parse_args()
     model = EncNet.from_preset(options.model, dtype="float32")
     pairs = camvid(options.camvid, "val")
@@ -40,7 +43,7 @@ def main():
             ):
                 path = model.export(Path(scratch, name), format, outputs="labels", **how)
                 sides[f"{format} {name}"] = runner(path, options.threads), path.stat().st_size
-        found, seconds = look(sides, pairs)
+        found, seconds = run_all(sides, pairs)
     print(f"{options.model}: {len(pairs)} images, {len(calibration)} for calibration")
     print(f"{'':16}{'mIoU':>8}{'pixels':>9}{'as Keras':>10}{'MB':>7}{'seconds':>9}")
     for name, (_, size) in sides.items():
@@ -57,8 +60,8 @@ def runner(path, threads):
     return lambda images: run(images)["labels"]
 
 
-def look(sides, pairs):
-    """Each side's label maps and times."""
+def run_all(sides, pairs):
+    """The label maps and seconds of each side, as dicts of lists."""
     found, seconds = ({name: [] for name in sides} for _ in range(2))
     for run, _ in sides.values():
         run(pairs[0][0][None])

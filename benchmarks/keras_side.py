@@ -2,19 +2,19 @@
 
     KERAS_BACKEND=tensorflow python benchmarks/keras_side.py [--dtype float32] [--device cuda]
 
-The requests "inference" and "train", the weights, the images and the replies are those described
-there. On the CPU, inference is `model.segment` and a training step `train_on_batch` after
-`compile()`, both from `uint8` in NumPy. On CUDA, with JAX, inference is one compiled function from a
-batch to its label maps and both begin with arrays on the device; `peak_mb` is then the largest
-since the process began. Besides:
+mmseg_reference.py describes the requests "inference" and "train", their replies, the weights and the
+images. On the CPU, inference is `model.segment` and a training step is `train_on_batch` after
+`compile()`, both from `uint8` NumPy arrays. On CUDA, with JAX, inference is one compiled function from
+a batch to its label maps, both start from arrays on the device, and `peak_mb` is the maximum since the
+process started. Further requests:
 
     {"what": "parts", "height": 512, "width": 512}      where inference spends its time
     {"what": "flops", "height": 256, "width": 256, "training": true}    of a forward pass
-    {"what": "product"}      rates of matrix products, in operations a second: ask another process,
-                             for some of the memory that they take stays taken
+    {"what": "product"}      rates of matrix products, in operations per second; ask a separate
+                             process, because some of the memory for them is never released
     {"what": "compare", "paths": [a, b]}    the share of equal pixels in two saved label maps
-    {"what": "export", "path": ..., "format": "onnx"}    writes the model; other options are those of
-                             `model.export`, and "norms": true leaves batch norms beside convolutions
+    {"what": "export", "path": ..., "format": "onnx"}    writes the model; further options are those
+                             of `model.export`, and "norms": true keeps batch norms separate
 """
 
 import argparse
@@ -31,14 +31,14 @@ from turns import forget_peak, peak_mb, serve
 
 from keras_encnet import EncNet
 from keras_encnet.convert.state import load_state, pytorch_shape, variable_keys
+from keras_encnet.export import export as exporting
 from keras_encnet.export import graph
+from keras_encnet.inference import segmenting
 from keras_encnet.layers import ConvNorm, Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "golden"))
 from weights import image, noise, state_dict
 
-# As an attribute of its package this name is the function.
-segmenting = importlib.import_module("keras_encnet.inference.segmenting")
 CLASSES = 19
 
 
@@ -60,7 +60,7 @@ def main():
 
 
 class Ours:
-    """The network, and the requests it answers."""
+    """The network and the requests it answers."""
 
     def __init__(self, dtype, cuda):
         self.dtype, self.cuda = dtype, cuda
@@ -97,22 +97,23 @@ class Ours:
         return {**reply, "loss": float(logs["loss"])}
 
     def parts(self, height, width, batch=1, repeat=3):
-        """Medians of the time of each part of inference, and its operations.
+        """Median time and number of operations of each part of inference.
 
-        The network's parts are measured by networks that end there: `seconds` is the sum so far."""
+        Each part is measured with a network that ends there, so its `seconds` include those of the
+        parts before it."""
         images = self.images(batch, height, width)
-        counts = multiply_adds(self.model._coarse, (batch, height, width, 3))
+        counts = multiply_adds(self.model.coarse_network(), (batch, height, width, 3))
         cuts = list(self.cuts())
         clocks = [Clock(lambda run=run: _wait(run(images))) for _, _, run in cuts]
-        network, labels = Clock(self.model.coarse_logits), Clock(segmenting._label_map)
+        network, labels = Clock(self.model.coarse_logits), Clock(segmenting.label_map_of)
         object.__setattr__(self.model, "coarse_logits", network)
-        segmenting._label_map = labels
+        segmenting.label_map_of = labels
         total = Clock(lambda: _wait(self.label_maps(images)))
         for _ in range(1 + repeat):
             for clock in (*clocks, total):
                 clock()
         object.__delattr__(self.model, "coarse_logits")
-        segmenting._label_map = labels.function
+        segmenting.label_map_of = labels.function
 
         parts = []
         for (name, layers, _), clock in zip(cuts, clocks, strict=True):
@@ -127,42 +128,42 @@ class Ours:
         """(name, layers, function): the network up to the end of each of its parts."""
         model = self.model
         normalized = model.get_layer("normalize")(model.input)
-        # Means, for it takes a while to hand over a whole feature map.
+        # Means, because copying a complete feature map takes time.
         ends = [ops.mean(x, axis=(1, 2)) for x in model.backbone(normalized)]
         names = ["stem, stage 1", "stage 2", "stage 3", "stage 4"]
         layers = [("stem", "stage1"), ("stage2",), ("stage3",), ("stage4",)]
         for name, prefixes, end in zip(names, layers, ends, strict=True):
             yield name, prefixes, keras.Model(model.input, end).predict_on_batch
         head = ("bottleneck", "encoding", "gate", "pixel", "se")
-        yield "head", head, model._coarse.predict_on_batch
+        yield "head", head, model.coarse_network().predict_on_batch
 
     def flops(self, height, width, batch=1, training=False):
-        graph = self.model._heads if training else self.model._coarse
-        counts = multiply_adds(graph, (batch, height, width, 3))
+        network = self.model.heads_network() if training else self.model.coarse_network()
+        counts = multiply_adds(network, (batch, height, width, 3))
         return {"flops": 2 * sum(counts.values())}
 
     def product(self, repeat=3):
         if self.cuda:
-            rates = self.rates(keras.DTypePolicy(self.dtype).compute_dtype, 8192, repeat, often=20)
+            rates = self.rates(keras.DTypePolicy(self.dtype).compute_dtype, 8192, repeat, products=20)
         else:
             rates = self.rates(self.fast_dtype, 4096, repeat)
         return {"flops_per_second": rates}
 
     @cached_property
     def fast_dtype(self):
-        # Without instructions for it, a product in half precision is slower than one in float32.
+        # On processors without instructions for half precision, float32 is faster.
         dtypes = {"float32", keras.DTypePolicy(self.dtype).compute_dtype}
         return max(sorted(dtypes), key=lambda dtype: max(self.rates(dtype, 1024, 2)))
 
-    def rates(self, dtype, size, repeat, often=1):
+    def rates(self, dtype, size, repeat, products=1):
         a = keras.random.normal((size, size), dtype=dtype)
         rates = []
         for _ in range(repeat + 1):
             start = time.perf_counter()
-            for _ in range(often):
+            for _ in range(products):
                 c = self.matmul(a, a)
             _wait(c)
-            rates.append(2 * size**3 * often / (time.perf_counter() - start))
+            rates.append(2 * size**3 * products / (time.perf_counter() - start))
         return rates[1:]
 
     def compare(self, paths):
@@ -172,13 +173,13 @@ class Ours:
     def export(self, path, norms=False, calibrate=None, **options):
         if calibrate:
             options |= {"quantize": "int8", "calibration": list(self.images(8, *calibrate))}
-        folded = graph.folded
+        folded = exporting.folded
         if norms:
-            graph.folded = lambda model, *_: with_norms(model)
+            exporting.folded = lambda model, *_: with_norms(model)
         try:
             return {"path": str(self.model.export(path, **options))}
         finally:
-            graph.folded = folded
+            exporting.folded = folded
 
     def images(self, batch, height, width):
         images = np.stack([image(seed, height, width) for seed in range(batch)])
@@ -196,7 +197,7 @@ class Ours:
         import jax
 
         def label_maps(trainable, non_trainable, images):
-            # Weights as arguments: as constants XLA would spend minutes on them.
+            # As constants, the weights would keep XLA busy for minutes.
             logits, _ = self.model.stateless_call(trainable, non_trainable, images, training=False)
             return ops.cast(ops.argmax(logits, axis=-1), "uint8")
 
@@ -227,13 +228,13 @@ class Ours:
 
 
 class Clock:
-    """A function that remembers how long each call took."""
+    """A function that records how long each call takes."""
 
     def __init__(self, function):
         self.function, self.seconds = function, []
 
     def median(self):
-        """Of all calls but the first."""
+        """The median over all calls except the first."""
         return float(np.median(self.seconds[1:]))
 
     def __call__(self, *args, **kwargs):
@@ -244,7 +245,7 @@ class Clock:
 
 
 class ConvThenNorm(graph.FoldedConvNorm):
-    """The convolution that is exported, with its batch norm behind it instead of inside."""
+    """The exported convolution, followed by its batch norm instead of folded with it."""
 
     build = ConvNorm.build
 
@@ -262,7 +263,7 @@ class ConvThenNorm(graph.FoldedConvNorm):
 
 
 def with_norms(model):
-    """What `keras_encnet.export.graph.folded` gives, but with the batch norms as they are."""
+    """Like `keras_encnet.export.graph.folded`, but with separate batch norms."""
     pairs = []
 
     def copy(layer):
@@ -270,17 +271,17 @@ def with_norms(model):
         pairs.append((layer, kind.from_config({**layer.get_config(), "dtype": "float32"})))
         return pairs[-1][1]
 
-    network = keras.models.clone_model(model._coarse, clone_function=copy, recursive=True)
+    network = keras.models.clone_model(model.coarse_network(), clone_function=copy, recursive=True)
     for layer, made in pairs:
         made.set_weights(layer.get_weights())
     return network
 
 
 def multiply_adds(model, shape):
-    """The multiplications with addition in each layer of a functional model, for one input shape.
+    """The multiply-adds of each layer of a functional model, for one input shape.
 
-    Convolutions and other matrix products alone; what is done once for each value, as
-    normalization, ReLU and resizing are, takes less than a hundredth of their operations.
+    Only convolutions and other matrix products are counted: element-wise operations such as
+    normalization, ReLU and resizing are less than a hundredth of them.
     """
     counts = {}
 
@@ -289,10 +290,10 @@ def multiply_adds(model, shape):
         if isinstance(layer, keras.Model):
             counts.update(multiply_adds(layer, x.shape))
         elif isinstance(layer, (ConvNorm, keras.layers.Conv2D, keras.layers.Dense)):
-            # Each value is the product of a pixel's surroundings with a column of the kernel.
+            # Each output value is the product of a patch and a column of the kernel.
             counts[layer.name] = int(np.prod(y.shape) * np.prod(layer.kernel.shape[:-1]))
         elif isinstance(layer, Encoding):
-            # Distances to the codewords, and sums of the residuals.
+            # Distances to the codewords, and weighted sums of the residuals.
             counts[layer.name] = int(2 * np.prod(x.shape) * layer.num_codes)
         return y
 
@@ -306,11 +307,11 @@ def multiply_adds(model, shape):
 
 
 def _wait(result):
-    """Returns when a tensor that may still be in the making is there."""
+    """Waits until a tensor has been computed."""
     if hasattr(result, "block_until_ready"):
         result.block_until_ready()
     elif keras.ops.is_tensor(result):
-        # On the other backends a value that is asked for waits.
+        # On the other backends, reading a value waits for it.
         ops.convert_to_numpy(result[:1])
 
 

@@ -3,9 +3,9 @@
     <mmsegmentation environment>/bin/python benchmarks/mmseg_reference.py [--compile] [--bf16]
         [--device cuda]
 
-runs where PyTorch, mmsegmentation 1.2.2 and mmcv-lite are, beside a benchmark that runs elsewhere,
-so that the two can take turns. It writes one JSON line when it is ready, then answers each JSON
-line on its standard input by one on its standard output; everything else goes to standard error.
+runs in an environment with PyTorch, mmsegmentation 1.2.2 and mmcv-lite, and takes turns with a
+benchmark in another environment. It writes one JSON line when it is ready, then answers each JSON line
+on standard input with one on standard output; everything else goes to standard error.
 
     {"what": "inference", "height": 512, "width": 512}
     {"what": "train", "height": 256, "width": 256, "batch": 2}
@@ -13,16 +13,16 @@ line on its standard input by one on its standard output; everything else goes t
     {"seconds": 1.62, "images_per_second": 0.617, "peak_mb": 1170.2}
     {"seconds": 2.31, "images_per_second": 0.866, "peak_mb": 2210.7, "loss": 4.53}
 
-`inference` is uint8 images in NumPy to label maps in NumPy at the images' size, on CUDA from the
-device to the device; `train` is one step of forward, the three losses, backward and SGD. Optional
+`inference` goes from uint8 NumPy images to NumPy label maps at the images' size (on CUDA, from device
+arrays to device arrays); `train` is one step: forward, the three losses, backward and SGD. Optional
 in a request: `batch` (1), `repeat` (1; `seconds` is the mean), and `save`, a path for the label
-maps (`.npy`). Nothing is warmed up: the first request of a kind and size is for the caller to throw
-away. `peak_mb` is in units of 10^6 bytes: on the CPU the largest resident memory of the whole
-process while it answered, on CUDA the largest allocated on the device.
+maps (`.npy`). Nothing is warmed up: the caller should discard the first request of each kind and size.
+`peak_mb` is in 10^6 bytes: on the CPU the largest resident memory of the whole process during the
+request, on CUDA the largest amount allocated on the device.
 
-The network has 19 classes, the weights of `weight(key, shape, seed=0)` and the images of
-`image(seed, height, width)`, seeds 0, 1, ... over the batch, in tests/golden/weights.py. An
-inference after training starts from these weights again, without gradients and optimizer state.
+The network has 19 classes. Its weights are `weight(key, shape, seed=0)` and the images
+`image(seed, height, width)`, with seeds 0, 1, ... over the batch, in tests/golden/weights.py. Inference
+after training starts from these weights again, without gradients and optimizer state.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def stub_mmcv_extensions():
 
 
 class Reference:
-    """The network, its optimizer, and the requests it answers."""
+    """The network, its optimizer and the requests it answers."""
 
     def __init__(self, options):
         import torch
@@ -114,14 +114,14 @@ class Reference:
         self.optimizer = None
         self.restart()
         if options.compile:
-            torch._dynamo.config.recompile_limit = 64  # one a size
+            torch._dynamo.config.recompile_limit = 64  # one per size
             self.label_map = torch.compile(self.label_map, dynamic=False)
             self.network = torch.compile(self.network, dynamic=False)
 
     def restart(self):
         self.optimizer = None
         self.model.zero_grad(set_to_none=True)
-        # Drawn anew each time: a copy that stays would count in the peak memory.
+        # Generated each time, because a kept copy would count in the peak memory.
         shapes = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
         state = {key: self.torch.tensor(value) for key, value in state_dict(shapes).items()}
         self.model.load_state_dict(state)
@@ -145,7 +145,7 @@ class Reference:
             self.model.train()
             work = lambda: self.train_step(images, samples)  # noqa: E731
         else:
-            raise ValueError(f'got what={what!r}; "inference" and "train" are known')
+            raise ValueError(f'`what` must be "inference" or "train". Received: {what!r}')
 
         self.forget_peak()
         start = time.perf_counter()

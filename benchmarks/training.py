@@ -1,10 +1,9 @@
-"""A training step: time and peak memory, beside mmsegmentation's in the same run.
+"""A training step: time and peak memory, compared with mmsegmentation in the same run.
 
     python benchmarks/training.py [--mmseg PYTHON [--compile]] [--sizes 256x256] [--batch 2]
 
-takes the same weights, images and masks in both, each in a process of its own, one after the other,
-and prints medians and the processor's limit. What is measured, and how mmsegmentation is
-installed: benchmarks/README.md.
+runs both with the same weights, images and masks, each in its own process, in turn, and prints medians
+and the processor's limit. benchmarks/README.md says what is measured and how to install mmsegmentation.
 """
 
 from turns import arguments, limit, start_sides, table, take_turns

@@ -1,8 +1,8 @@
-"""What the benchmarks share: sides in processes of their own, asked in turn, and their tables.
+"""What the benchmarks share: sides in separate processes that take turns, and tables of results.
 
-A side is a program that writes one JSON line when it is ready and then answers each JSON line on its
-standard input by one on its standard output: keras_side.py, export_side.py and mmseg_reference.py.
-This module runs on both ends and in both environments, so it needs the standard library alone.
+A side is a program that writes one JSON line when it is ready and then answers each JSON line on
+standard input with one on standard output: keras_side.py, export_side.py and mmseg_reference.py.
+This module runs at both ends and in both environments, so it needs only the standard library.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 
 
-# === In a side ===
+# === Inside a side ===
 
 
 def serve(prepare):
     """Answers requests until standard input ends.
 
-    `prepare()` returns what there is to say at the start, a dict, and a function of requests."""
-    # Libraries print; what they print must not reach the caller as a reply.
+    `prepare()` returns a dict for the first line, and a function that answers a request."""
+    # The caller must not take what libraries print for a reply.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     ready, answer = prepare()
@@ -34,18 +34,18 @@ def serve(prepare):
     for line in sys.stdin:
         if line.strip():
             print(json.dumps(answer(**json.loads(line))), file=replies)
-            give_back()
+            release_memory()
 
 
-def give_back():
-    """Returns to the system what this process has freed, for other sides need it."""
+def release_memory():
+    """Returns freed memory to the system, because the other sides need it."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_peak():
-    """Lowers the kernel's record of this process's largest resident memory to what it is now."""
-    # What earlier requests freed is not the next one's.
-    give_back()
+    """Resets the kernel's record of this process's largest resident memory to the current one."""
+    # Memory that earlier requests freed must not count for the next one.
+    release_memory()
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -56,11 +56,11 @@ def peak_mb():
     return int(kilobytes) * 1024 / 1e6
 
 
-# === Beside it ===
+# === In the benchmark ===
 
 
 class Side:
-    """A program that answers requests."""
+    """A program in its own process that answers requests."""
 
     def __init__(self, name, command, env=None):
         self.name = name
@@ -77,7 +77,7 @@ class Side:
         self.ready = self._reply()
 
     def ask(self, **request):
-        # The threads of whoever answered last spin a little before they sleep.
+        # The threads of the side that answered last spin for a while before they sleep.
         time.sleep(0.3)
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -92,23 +92,23 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            said = f"without an answer, by {self.process.wait()}:\n{self.log.read()[-4000:]}"
-            raise SystemExit(f"{self.name} ended {said}")
+            status, log = self.process.wait(), self.log.read()[-4000:]
+            raise SystemExit(f"{self.name} exited with {status} without an answer:\n{log}")
         return json.loads(line)
 
 
 def parser(description):
-    """The command line that every comparison has."""
+    """An argument parser with the options that all comparisons share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--mmseg", metavar="PYTHON", help="python of mmsegmentation's environment")
-    parser.add_argument("--compile", action="store_true", help="also beside its torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also mmsegmentation with torch.compile")
     parser.add_argument("--sizes", nargs="+", type=size, metavar="HEIGHTxWIDTH")
-    parser.add_argument("--runs", type=int, default=5, help="timed turns, after one to warm up")
+    parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up")
     return parser
 
 
 def arguments(description, sizes, batch):
-    """Reads the command line; `sizes` and `batch` are the defaults on the CPU."""
+    """Parses the command line; `sizes` and `batch` are the defaults on the CPU."""
     command_line = parser(description)
     command_line.add_argument("--batch", type=int)
     command_line.add_argument("--dtype", choices=("float32", "mixed_bfloat16"))
@@ -120,8 +120,8 @@ def arguments(description, sizes, batch):
     options.sizes = options.sizes or ([(512, 512)] if cuda else [size(text) for text in sizes])
     options.batch = options.batch or (16 if cuda else batch)
     if cuda and (options.backend != "jax" or options.dtype != "mixed_bfloat16"):
-        command_line.error("on CUDA the comparison is KERAS_BACKEND=jax in mixed_bfloat16")
-    # Which JAX gives on a GPU is the largest since the process began.
+        command_line.error("on CUDA, KERAS_BACKEND must be jax and --dtype mixed_bfloat16")
+    # On a GPU, JAX's peak memory is the maximum since the process started.
     options.sizes.sort(key=lambda size: size[0] * size[1])
     return options
 
@@ -132,9 +132,9 @@ def size(text):
 
 
 def start_sides(options):
-    """Starts keras-encnet's side and, where there is an environment for it, mmsegmentation's.
+    """Starts keras-encnet's side and, with `--mmseg`, mmsegmentation's.
 
-    Returns them as a list, and another of keras-encnet's to measure matrix products with."""
+    Returns them as a list, and a second side of keras-encnet's to measure matrix products with."""
     name = f"keras-encnet, {options.backend}"
     sides = [start_ours(name, options.backend, options.dtype, options.device)]
     meter = start_ours("matrix products", options.backend, options.dtype, options.device)
@@ -142,8 +142,8 @@ def start_sides(options):
         sides += start_theirs(options.mmseg, options.compile, options.dtype, options.device)
     introduce(sides, f"{options.dtype}, {options.device}")
     if not options.mmseg:
-        print("Beside nothing: give --mmseg the python of an environment with mmsegmentation,")
-        print("see benchmarks/README.md.")
+        print("To compare with mmsegmentation, pass its environment's python as --mmseg; see")
+        print("benchmarks/README.md.")
     return sides, meter
 
 
@@ -160,7 +160,7 @@ def start_ours(name, backend, dtype, device="cpu"):
 
 
 def start_theirs(python, compiled, dtype, device="cpu", suffix=""):
-    """mmsegmentation as it comes and, if asked for, compiled."""
+    """Starts mmsegmentation and, if wanted, a second side with torch.compile."""
     env = {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
     command = [python, HERE / "mmseg_reference.py", "--device", device]
     if dtype == "mixed_bfloat16":
@@ -172,7 +172,7 @@ def start_theirs(python, compiled, dtype, device="cpu", suffix=""):
 
 
 def introduce(sides, how):
-    """Prints the versions of what takes part, and what it runs on."""
+    """Prints the versions of all libraries, and the processor."""
     ready = {key: value for side in sides for key, value in side.ready.items() if key != "ready"}
     print(", ".join(f"{key} {value}" for key, value in ready.items()))
     print(f"ResNet-50 EncNet, 19 classes, {how}, {_processor()}")
@@ -187,8 +187,8 @@ def _processor():
 def take_turns(sides, meter, runs, **request):
     """Asks every side once to warm up and then `runs` times, in turn.
 
-    Returns the replies to the former and, a list for each side, to the latter; and the rates of
-    matrix products, measured in every round, in operations a second, if there is a `meter`."""
+    Returns the replies of the warm-up; a list of the other replies for each side; and, if there is a
+    `meter`, the rates of matrix products in every round, in operations per second."""
     saves = tempfile.TemporaryDirectory()
     with saves:
         first = []
@@ -209,9 +209,9 @@ def take_turns(sides, meter, runs, **request):
 
 
 def rows(sides, replies):
-    """Prints seconds and peak memory of every side; returns medians of the former and the latter."""
+    """Prints the seconds and peak memory of every side; returns their (median, largest)."""
     width = max(len(side.name) for side in sides)
-    print(f"  {'':{width}}  seconds (least to most)   images/s   peak MB")
+    print(f"  {'':{width}}  seconds (min to max)      images/s   peak MB")
     summary = []
     for side, answers in zip(sides, replies, strict=True):
         seconds = [answer["seconds"] for answer in answers]
@@ -224,16 +224,16 @@ def rows(sides, replies):
 
 
 def table(sides, replies):
-    """The same, and the first side's beside the others'."""
+    """Prints `rows`, and the first side's figures as ratios to the others'."""
     (ours, our_peak), *others = rows(sides, replies)
     for side, (theirs, their_peak) in zip(sides[1:], others, strict=True):
-        print(f"  beside {side.name}: {ours / theirs:.3f} of its time", end=" ")
+        print(f"  compared with {side.name}: {ours / theirs:.3f} of its time", end=" ")
         print(f"({theirs / ours:.2f}× as fast), {our_peak / their_peak:.3f} of its memory")
     return ours
 
 
 def limit(flops, rates, seconds):
-    """Prints how long `flops` take at least, and what share of `seconds` that is."""
+    """Prints the least time that `flops` take, and its share of `seconds`."""
     rate = median(rates)
     bound = flops / rate
     print(f"  limit: {flops / 1e9:.4g} GFLOP, at {rate / 1e9:.4g} GFLOP/s, take {bound:.3f} s", end="")

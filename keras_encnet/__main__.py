@@ -1,4 +1,4 @@
-"""`python -m keras_encnet`, the same as `keras-encnet`."""
+"""`python -m keras_encnet` is `keras-encnet`."""
 
 import sys
 

@@ -1,14 +1,30 @@
-"""The command line: `keras-encnet demo | train | segment | evaluate | convert | export | presets`."""
+"""The command line: one function for each command, and the table of their arguments."""
 
 import argparse
 import pathlib
 import sys
 
-MODEL = "a published model's name, a directory, or hf://user/repo"
+import keras
+
+from keras_encnet import data, training
+from keras_encnet.convert import backbone_from_checkpoint, is_backbone, read_checkpoint
+from keras_encnet.demo.demo import run as run_demo
+from keras_encnet.export import verify
+from keras_encnet.inference import evaluate as evaluate_model
+from keras_encnet.models.encnet import EncNet
+from keras_encnet.presets import list_presets, save_preset
+from keras_encnet.presets.cache import cache_directory
+from keras_encnet.version import __version__
 
 
-def main(argv=None):
-    """Runs one command; returns the process's exit status.
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments, by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 after an error, 130 after Ctrl-C.
 
     >>> main(["presets"])
     name ...
@@ -21,88 +37,59 @@ def main(argv=None):
         print(f"keras-encnet {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        resumable = arguments.command in ("demo", "train")
+        remedy = " Run the same command again to resume." if resumable else ""
+        print(f"\nStopped.{remedy}", file=sys.stderr)
         return 130
     return 0
 
 
-def demo(arguments):
-    from keras_encnet.demo.demo import run
+# === Commands ===
 
-    run(arguments.out, seed=arguments.seed)
+
+def demo(arguments):
+    run_demo(arguments.out, seed=arguments.seed)
 
 
 def train(arguments):
-    import keras_encnet
-    from keras_encnet.inference import evaluate
-
     out = pathlib.Path(arguments.out)
-    pairs, validation = _pairs(arguments)
+    validation, pairs = _validation_pairs(arguments), _pairs(arguments, "train")
     num_classes = arguments.num_classes or (pairs.labels and len(pairs.labels))
     if not num_classes:
-        raise ValueError("How many classes are there? Give --labels or --num-classes.")
-    data = keras_encnet.data.batches(
+        raise ValueError("--labels or --num-classes is required.")
+    batches = data.batches(
         pairs,
         size=arguments.size,
         batch_size=arguments.batch_size,
         augment=True,
         seed=arguments.seed,
     )
-    steps = arguments.epochs * data.steps_per_epoch
-
-    def make_model():
-        if arguments.preset:
-            model = keras_encnet.EncNet.from_preset(
-                arguments.preset,
-                num_classes=num_classes,
-                labels=pairs.labels,
-                dtype=arguments.dtype,
-            )
-        else:
-            model = keras_encnet.EncNet(
-                arguments.backbone,
-                num_classes,
-                labels=pairs.labels,
-                palette=pairs.palette,
-                width=arguments.width,
-                head_channels=arguments.head_channels,
-                laterals=arguments.laterals,
-                dtype=arguments.dtype,
-            )
-        weights = None
-        if arguments.balance:
-            weights = keras_encnet.training.class_weights(pairs, num_classes).tolist()
-        model.compile(_optimizer(arguments, steps), class_weight=weights)
-        return model
-
-    settings = {
-        name: value
-        for name, value in vars(arguments).items()
-        if name not in ("run", "command", "out", "val_images", "val_masks", "validate_every")
-    }
-    # Data that is wrong is found before anything is written.
-    keras_encnet.data.check_masks(pairs, num_classes)
-    model = keras_encnet.training.train(
-        make_model,
-        data,
+    # What the training does not depend on may differ when it is resumed.
+    free = ("run", "command", "out", "val_images", "val_masks", "validate_every")
+    settings = {name: value for name, value in vars(arguments).items() if name not in free}
+    # Before anything is written.
+    data.check_masks(pairs, num_classes)
+    model = training.train(
+        lambda: _compiled_model(
+            arguments, pairs, num_classes, steps=arguments.epochs * batches.steps_per_epoch
+        ),
+        batches,
         directory=out / "training",
         epochs=arguments.epochs,
         settings=settings,
         validation_data=validation
-        and keras_encnet.data.batches(validation, size=None, batch_size=arguments.batch_size),
+        and data.batches(validation, size=None, batch_size=arguments.batch_size),
         validation_freq=arguments.validate_every,
     )
     model.save_to_preset(out / "model")
     print(f"\nThe model is in {out / 'model'}.")
     if validation:
-        print(evaluate(model, validation))
+        print(evaluate_model(model, validation))
 
 
 def segment(arguments):
-    import keras_encnet
-
-    _keep_compiled_graphs()
-    model = keras_encnet.EncNet.from_preset(arguments.model)
+    _cache_jax_compilations()
+    model = EncNet.from_preset(arguments.model)
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     for photo in arguments.photo:
@@ -116,41 +103,31 @@ def segment(arguments):
 
 
 def evaluate(arguments):
-    import keras_encnet
-    from keras_encnet.inference import evaluate
-
-    _keep_compiled_graphs()
-    model = keras_encnet.EncNet.from_preset(arguments.model)
-    pairs, _ = _pairs(arguments)
-    keras_encnet.data.check_masks(pairs, model.num_classes, model.ignore_index, training=False)
-    print(evaluate(model, pairs))
+    _cache_jax_compilations()
+    model = EncNet.from_preset(arguments.model)
+    pairs = _pairs(arguments, "val")
+    data.check_masks(pairs, model.num_classes, model.ignore_index, training=False)
+    print(evaluate_model(model, pairs))
 
 
 def convert(arguments):
-    from keras_encnet import EncNet, convert
-    from keras_encnet.presets import save_preset
-
-    checkpoint = convert.read_checkpoint(arguments.input)
-    if convert.is_backbone(checkpoint):
-        model = convert.backbone_from_checkpoint(checkpoint)
+    checkpoint = read_checkpoint(arguments.input)
+    if is_backbone(checkpoint):
+        model = backbone_from_checkpoint(checkpoint)
         use = f"EncNet({model.name!r}, num_classes, backbone_weights={arguments.output!r})"
     else:
-        model = convert.encnet_from_checkpoint(
-            EncNet,
-            checkpoint,
+        model = EncNet.from_pytorch(
+            arguments.input,
             align_corners=arguments.align_corners,
-            labels=arguments.labels and arguments.labels.split(","),
+            labels=_class_names(arguments),
         )
         use = f"EncNet.from_preset({arguments.output!r})"
     save_preset(model, arguments.output, arguments.dtype)
-    print(f"{model.count_params():,} parameters. Use them with {use}")
+    print(f"{model.count_params():,} parameters. Load them with {use}")
 
 
 def export(arguments):
-    import keras_encnet
-    from keras_encnet.export import verify
-
-    model = keras_encnet.EncNet.from_preset(arguments.model)
+    model = EncNet.from_preset(arguments.model)
     path = model.export(
         arguments.path,
         arguments.format,
@@ -168,159 +145,235 @@ def export(arguments):
 
 
 def presets(arguments):
-    import keras_encnet
-
-    print(keras_encnet.list_presets())
+    print(list_presets())
 
 
-def _pairs(arguments):
-    from keras_encnet import data
+# === What commands share ===
 
+
+def _pairs(arguments, split):
+    """The pairs of `--images` and `--masks`, or one split of `--camvid`."""
     if arguments.camvid:
-        directory = pathlib.Path(arguments.camvid)
-        if arguments.command == "evaluate":
-            return data.camvid(directory, "val"), None
-        return data.camvid(directory, "train"), data.camvid(directory, "val")
+        return data.camvid(arguments.camvid, split)
     if not (arguments.images and arguments.masks):
-        raise ValueError("Give --images and --masks, two folders or patterns such as 'images/*.jpg'.")
-    options = {
-        "labels": arguments.labels.split(",") if arguments.labels else None,
-        "label_map": dict(arguments.label_map) or None,
-    }
-    pairs = data.folder(arguments.images, arguments.masks, **options)
-    if arguments.command == "train" and arguments.val_images:
-        return pairs, data.folder(arguments.val_images, arguments.val_masks, **options)
-    return pairs, None
+        raise ValueError(
+            "--images and --masks are required: two folders, or patterns such as 'images/*.jpg'."
+        )
+    return _folder(arguments, arguments.images, arguments.masks)
+
+
+def _validation_pairs(arguments):
+    if arguments.camvid:
+        return data.camvid(arguments.camvid, "val")
+    if not (arguments.val_images or arguments.val_masks):
+        return None
+    if not (arguments.val_images and arguments.val_masks):
+        raise ValueError("--val-images and --val-masks must be given together.")
+    return _folder(arguments, arguments.val_images, arguments.val_masks)
+
+
+def _folder(arguments, images, masks):
+    label_map = dict(arguments.label_map) or None
+    return data.folder(images, masks, labels=_class_names(arguments), label_map=label_map)
+
+
+def _class_names(arguments):
+    return arguments.labels.split(",") if arguments.labels else None
+
+
+def _compiled_model(arguments, pairs, num_classes, steps):
+    if arguments.preset:
+        model = EncNet.from_preset(
+            arguments.preset, num_classes=num_classes, labels=pairs.labels, dtype=arguments.dtype
+        )
+    else:
+        model = EncNet(
+            arguments.backbone,
+            num_classes,
+            labels=pairs.labels,
+            palette=pairs.palette,
+            width=arguments.width,
+            head_channels=arguments.head_channels,
+            laterals=arguments.laterals,
+            dtype=arguments.dtype,
+        )
+    weights = training.class_weights(pairs, num_classes).tolist() if arguments.balance else None
+    model.compile(_optimizer(arguments, steps), class_weight=weights)
+    return model
 
 
 def _optimizer(arguments, steps):
-    import keras
-
-    from keras_encnet import training
-
     if arguments.optimizer == "sgd":
         rate = training.PolynomialDecay(arguments.learning_rate or 0.01, steps=steps)
         return training.SGD(rate)
-    # A network from scratch has small steps to begin with; AdamW's rate ends at zero.
     rate = training.PolynomialDecay(
         arguments.learning_rate or 1e-3, steps=steps, end=0.0, warmup=min(100, steps // 20)
     )
     return keras.optimizers.AdamW(rate, weight_decay=0.01)
 
 
-def _keep_compiled_graphs():
-    """JAX compiles once for each image size: the next run finds what this one compiled."""
-    import keras
-
+def _cache_jax_compilations():
+    """JAX compiles once per image size; with a cache on disk the next run need not compile again."""
     if keras.backend.backend() == "jax":
         import jax
 
         if jax.config.jax_compilation_cache_dir is None:
-            from keras_encnet.presets.cache import cache_directory
-
             jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
+
+
+# === Arguments ===
+
+
+def argument(*names, help, **options):
+    """The arguments of `add_argument`; a default that says something is added to the help text."""
+    default = options.get("default")
+    if default not in (None, []):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        help = f"{help} (default: {shown})"
+    return names, {"help": help, **options}
+
+
+def value_pair(text):
+    """Parses `FROM:TO`.
+
+    >>> value_pair("255:1")
+    (255, 1)
+    """
+    old, _, new = text.partition(":")
+    return int(old), int(new)
+
+
+MODEL = "name of a published model, a directory, or hf://user/repo"
+LABELS = argument("--labels", help="class names, separated by commas")
+DATA = [
+    argument("--images", help="folder, or pattern such as 'images/*.jpg'"),
+    argument("--masks", help="folder, or pattern such as 'masks/*.png'"),
+    argument("--camvid", help="directory of CamVid, instead of --images and --masks"),
+    LABELS,
+    argument(
+        "--label-map",
+        type=value_pair,
+        nargs="*",
+        default=[],
+        metavar="FROM:TO",
+        help="mask values to rename, such as 255:1",
+    ),
+]
+
+COMMANDS = {
+    "demo": (
+        demo,
+        "train a small EncNet on drawn street scenes, evaluate it and show the result",
+        [
+            argument("--out", default="encnet-demo", help="directory for the model and the pictures"),
+            argument("--seed", type=int, default=0, help="seed of scenes, batches and weights"),
+        ],
+    ),
+    "train": (
+        train,
+        "train on images and masks; run again after an interruption, it resumes",
+        [
+            *DATA,
+            argument("--val-images", help="folder or pattern of images to validate on"),
+            argument("--val-masks", help="folder or pattern of their masks"),
+            argument("--out", required=True, help="directory for the model and the training state"),
+            argument("--num-classes", type=int, help="number of classes, without --labels"),
+            argument("--preset", help=f"model to start from: {MODEL}"),
+            argument("--backbone", default="resnet50", help="backbone of a new model"),
+            argument("--width", type=float, default=1.0, help="factor on the backbone's channels"),
+            argument("--head-channels", type=int, default=512, help="channels of the head"),
+            argument("--laterals", action="store_true", help="feed shallower features to the head too"),
+            argument("--epochs", type=int, default=40, help="epochs in total"),
+            argument("--batch-size", type=int, default=8, help="images per step"),
+            argument(
+                "--size",
+                type=int,
+                nargs=2,
+                default=(512, 512),
+                metavar=("H", "W"),
+                help="size of the crops",
+            ),
+            argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="optimizer"),
+            argument("--learning-rate", type=float, help="default: 0.01 for sgd, 0.001 for adamw"),
+            argument("--balance", action="store_true", help="give rare classes larger weights"),
+            argument("--dtype", help="dtype policy, such as mixed_bfloat16"),
+            argument("--validate-every", type=int, default=1, help="epochs between validations"),
+            argument("--seed", type=int, default=0, help="seed of the order and the crops"),
+        ],
+    ),
+    "segment": (
+        segment,
+        "find the class of every pixel of photographs",
+        [
+            argument("photo", nargs="+", help="image files"),
+            argument("--model", required=True, help=MODEL),
+            argument("--out", default=".", help="directory for the label maps and overlays"),
+        ],
+    ),
+    "evaluate": (
+        evaluate,
+        "print the IoU of each class on images and masks",
+        [*DATA, argument("--model", required=True, help=MODEL)],
+    ),
+    "convert": (
+        convert,
+        "convert a checkpoint of mmsegmentation, PyTorch-Encoding or timm",
+        [
+            argument("input", help=".pth, .zip or .safetensors file"),
+            argument("output", help="directory for the model"),
+            LABELS,
+            argument(
+                "--align-corners",
+                action=argparse.BooleanOptionalAction,
+                help="corner rule of resizing; default: the checkpoint's",
+            ),
+            argument("--dtype", choices=("float32", "float16"), help="dtype of the stored kernels"),
+        ],
+    ),
+    "export": (
+        export,
+        "write a file for servers and phones",
+        [
+            argument("model", help=MODEL),
+            argument("path", help="path of the file, or of the SavedModel's directory"),
+            argument(
+                "--format", default="tf_saved_model", help="tf_saved_model, onnx, litert or openvino"
+            ),
+            argument(
+                "--outputs",
+                nargs="+",
+                default=("labels", "presence"),
+                help="any of labels, presence, logits and probabilities",
+            ),
+            argument(
+                "--image-size", type=int, nargs=2, metavar=("H", "W"), help="accept this size only"
+            ),
+            argument("--batch-size", type=int, help="accept this many images per batch only"),
+            argument("--dtype", default="float32", help="float32, or float16 for half the file size"),
+            argument("--quantize", help="int8, for onnx and litert"),
+            argument("--calibration", help="folder of images to calibrate the quantization"),
+            argument("--version", type=int, help="write a SavedModel to PATH/VERSION"),
+            argument("--verify", action="store_true", help="compare the file with the model"),
+        ],
+    ),
+    "presets": (presets, "list the published models", []),
+}
 
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="keras-encnet", description="EncNet for Keras 3: train, segment, look."
+        prog="keras-encnet",
+        description="EncNet for Keras 3: train, segment, evaluate and export.",
+        epilog="keras-encnet COMMAND --help shows the arguments of a command.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(run, help):
-        sub = commands.add_parser(
-            run.__name__, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command(demo, "the whole job once through, on street scenes that it draws itself")
-    sub.add_argument("--out", default="encnet-demo", help="where pictures and model go")
-    sub.add_argument("--seed", type=int, default=0)
-
-    sub = command(train, "trains on images and masks; run again, it goes on where it stopped")
-    _add_data(sub)
-    sub.add_argument("--val-images", help="images to validate on")
-    sub.add_argument("--val-masks", help="their masks")
-    sub.add_argument("--out", required=True, help="directory for the model and the training's state")
-    sub.add_argument("--num-classes", type=int, help="where there are no --labels")
-    sub.add_argument("--preset", help=f"start from {MODEL}, instead of a new one")
-    sub.add_argument("--backbone", default="resnet50")
-    sub.add_argument("--width", type=float, default=1.0, help="factor on the backbone's channels")
-    sub.add_argument("--head-channels", type=int, default=512)
-    sub.add_argument("--laterals", action="store_true", help="fuse shallower features into the head")
-    sub.add_argument("--epochs", type=int, default=40)
-    sub.add_argument("--batch-size", type=int, default=8)
-    sub.add_argument(
-        "--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="of the crops"
-    )
-    sub.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    sub.add_argument("--learning-rate", type=float, help="0.01 for sgd, 0.001 for adamw")
-    sub.add_argument("--balance", action="store_true", help="weigh rare classes more")
-    sub.add_argument("--dtype", help="dtype policy, mixed_bfloat16 for instance")
-    sub.add_argument("--validate-every", type=int, default=1, help="epochs between validations")
-    sub.add_argument("--seed", type=int, default=0)
-
-    sub = command(segment, "finds the class of every pixel of photographs")
-    sub.add_argument("photo", nargs="+")
-    sub.add_argument("--model", required=True, help=MODEL)
-    sub.add_argument("--out", default=".", help="directory for the label maps and overlays")
-
-    sub = command(evaluate, "IoU of each class on images and masks")
-    _add_data(sub)
-    sub.add_argument("--model", required=True, help=MODEL)
-
-    sub = command(convert, "brings over a checkpoint of mmsegmentation, PyTorch-Encoding or timm")
-    sub.add_argument("input", help=".pth, .zip or .safetensors")
-    sub.add_argument("output", help="directory of the model to be made")
-    sub.add_argument("--labels", help="names of the classes, with commas between them")
-    sub.add_argument(
-        "--align-corners",
-        action=argparse.BooleanOptionalAction,
-        help="corner rule of resizing; default: as the file says",
-    )
-    sub.add_argument("--dtype", choices=("float32", "float16"), help="of the stored kernels")
-
-    sub = command(export, "writes a file for servers and phones")
-    sub.add_argument("model", help=MODEL)
-    sub.add_argument("path", help="of the file, or of the SavedModel's directory")
-    sub.add_argument("--format", default="tf_saved_model", help="or onnx, litert, openvino")
-    sub.add_argument(
-        "--outputs",
-        nargs="+",
-        default=("labels", "presence"),
-        help="of labels, presence, logits and probabilities",
-    )
-    sub.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="take no other")
-    sub.add_argument("--batch-size", type=int, help="take as many images at a time, always")
-    sub.add_argument("--dtype", default="float32", help="float16 halves the file")
-    sub.add_argument("--quantize", help="int8, for onnx and litert")
-    sub.add_argument("--calibration", help="folder of images for the quantizer")
-    sub.add_argument("--version", type=int, help="of a SavedModel, below PATH")
-    sub.add_argument("--verify", action="store_true", help="run both, and compare")
-
-    command(presets, "the published models")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (run, help, arguments) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        command.set_defaults(run=run)
+        for names, options in arguments:
+            command.add_argument(*names, **options)
     return parser
-
-
-def _add_data(sub):
-    sub.add_argument("--images", help="folder or pattern, 'images/*.jpg'")
-    sub.add_argument("--masks", help="folder or pattern, 'masks/*.png'")
-    sub.add_argument("--camvid", help="directory of CamVid, instead of --images and --masks")
-    sub.add_argument("--labels", help="names of the classes, with commas between them")
-    sub.add_argument(
-        "--label-map",
-        type=_rename,
-        nargs="*",
-        default=[],
-        metavar="FROM:TO",
-        help="values in the masks to rename, 255:1 for instance",
-    )
-
-
-def _rename(text):
-    old, _, new = text.partition(":")
-    return int(old), int(new)
 
 
 if __name__ == "__main__":

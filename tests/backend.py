@@ -1,11 +1,11 @@
-"""What the tests need of a backend and Keras does not offer: gradients of a plain function."""
+"""Gradients and conversions that tests need on every backend."""
 
 import keras
 import numpy as np
 
 
 def gradients(function, *arrays):
-    """The gradients of a scalar function with respect to each of some arrays, as NumPy."""
+    """The gradients of a scalar function with respect to each of some arrays, as NumPy arrays."""
     backend = keras.backend.backend()
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
     if backend == "tensorflow":
@@ -28,7 +28,7 @@ def gradients(function, *arrays):
 
 
 def dot(tensor, array):
-    """The sum over the products of two arrays of one shape, of which the second is NumPy's."""
+    """The sum of the products of a tensor's and a NumPy array's elements; both have the same shape."""
     return keras.ops.sum(tensor * keras.ops.convert_to_tensor(array))
 
 

@@ -1,2 +1,2 @@
-# Programs, not tests: they do their work when imported.
+# Scripts that do their work when imported.
 collect_ignore = ["without_tensorflow.py", "presets/make_saved.py"]

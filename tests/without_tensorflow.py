@@ -11,8 +11,8 @@ os.environ["KERAS_BACKEND"] = sys.argv[1]
 HIDDEN = ("tensorflow", "tensorflow_datasets")
 
 
-class Without(importlib.machinery.PathFinder):
-    """Finds what is installed, but for what is hidden."""
+class FinderWithoutTensorFlow(importlib.machinery.PathFinder):
+    """Finds installed modules, except the hidden ones."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -22,7 +22,8 @@ class Without(importlib.machinery.PathFinder):
 
 
 sys.meta_path[:] = [
-    Without if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path
+    FinderWithoutTensorFlow if finder is importlib.machinery.PathFinder else finder
+    for finder in sys.meta_path
 ]
 
 import numpy as np  # noqa: E402

@@ -2,12 +2,12 @@
 
     python weights/convert.py [NAME …] [--originals <their environment>/bin/python] [--dtype float16]
 
-A name is one of `keras-encnet presets`; without any, all sixteen. A release is downloaded into the
-cache, its checksum compared with the table's, and the preset written to `weights/out/NAME`. With
-`--originals` (see `originals.py`) the original runs the same file, and logits, auxiliary and SE logits
-must agree to 1e-4 of their largest magnitude on a fixed image (stored in float16: 5e-3).
-`weights/out/manifest.json` says of each preset where it comes from, both checksums, sizes and
-differences; what is in it already is not done again.
+Names are those of `keras-encnet presets`; the default is all sixteen. Each release is downloaded into
+the cache, its checksum is compared with the table's, and the preset is written to `weights/out/NAME`.
+With `--originals` (see `originals.py`) the original runs the same file, and logits, auxiliary and SE
+logits must agree to 1e-4 of their largest magnitude on a fixed image (5e-3 if stored in float16).
+`weights/out/manifest.json` records each preset's source, checksums, sizes and differences. Presets in
+the manifest are not converted again.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from keras_encnet import EncNet, list_presets
 from keras_encnet.presets import save_preset
 from keras_encnet.presets.directory import WEIGHTS
 from keras_encnet.presets.download import download_release
-from keras_encnet.presets.table import find, suggestion
+from keras_encnet.presets.table import Preset, find, suggestion
 
 HERE = pathlib.Path(__file__).resolve().parent
 SIZE = (130, 128)
 TOLERANCES = {"float32": 1e-4, "float16": 5e-3}
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--originals", help="Python of the environment that originals.py needs")
-    parser.add_argument("--dtype", choices=("float32", "float16"), help="of the stored kernels")
+    parser.add_argument("--originals", help="Python of the environment for originals.py")
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="dtype of the stored kernels")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "out")
     options = parser.parse_args(argv)
     for name in options.names:
         if find(name) is None:
-            parser.error(f"there is no preset {name!r}.{suggestion(name)}")
+            parser.error(f"unknown preset {name!r}.{suggestion(name)}")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "manifest.json"
     manifest = json.loads(path.read_text()) if path.exists() else {}
@@ -50,7 +50,8 @@ def main(argv=None):
         print(preset.name, json.dumps(manifest[preset.name]), flush=True)
 
 
-def is_done(entry, preset, options):
+def is_done(entry: dict | None, preset: Preset, options: argparse.Namespace) -> bool:
+    """Whether the manifest's entry of a preset holds what the options ask for."""
     return (
         entry is not None
         and entry["dtype"] == (options.dtype or "float32")
@@ -59,7 +60,7 @@ def is_done(entry, preset, options):
     )
 
 
-def convert(preset, options):
+def convert(preset: Preset, options: argparse.Namespace) -> dict:
     """Converts one release; returns its entry in the manifest."""
     checkpoint = download_release(preset.release)
     model = EncNet.from_pytorch(checkpoint)
@@ -68,11 +69,12 @@ def convert(preset, options):
     for name, value in expected.items():
         if getattr(model, name) != value:
             raise ValueError(
-                f"{preset.name}: the file has {name} {getattr(model, name)!r}, the table {value!r}."
+                f"The release of {preset.name} must have {name}={value!r}, as in the table. "
+                f"Received: {getattr(model, name)!r}"
             )
     directory = options.out / preset.name
     save_preset(model, directory, options.dtype)
-    # What was written, not what is in memory.
+    # This checks the file, not the model in memory.
     differences = options.originals and compare(directory, preset, checkpoint, options)
     return {
         "release": preset.release["url"],
@@ -86,8 +88,14 @@ def convert(preset, options):
     }
 
 
-def compare(directory, preset, checkpoint, options):
-    """Largest difference from the original over the largest magnitude, by head."""
+def compare(
+    directory: pathlib.Path, preset: Preset, checkpoint: pathlib.Path, options: argparse.Namespace
+) -> dict[str, float]:
+    """The largest difference from the original over the largest magnitude, by head.
+
+    Raises:
+        ValueError: if one is above the tolerance.
+    """
     size = "x".join(map(str, SIZE))
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
         outputs = pathlib.Path(scratch, "outputs.npz")
@@ -95,16 +103,19 @@ def compare(directory, preset, checkpoint, options):
         with np.load(outputs) as theirs:
             expected = {key: theirs[f"{size}/{key}"] for key in ("logits", "aux", "se")}
             pixels = theirs[f"{size}/image"]
-    ours = (
-        EncNet.from_preset(directory).heads_network().predict_on_batch(pixels[None].astype("float32"))
-    )
+    heads = EncNet.from_preset(directory).heads_network()
+    ours = heads.predict_on_batch(pixels[None].astype("float32"))
     differences = {key: difference(ours[key][0], value) for key, value in expected.items()}
-    if max(differences.values()) > TOLERANCES[options.dtype or "float32"]:
-        raise ValueError(f"{preset.name} does not agree with the original: {differences}")
+    tolerance = TOLERANCES[options.dtype or "float32"]
+    if max(differences.values()) > tolerance:
+        raise ValueError(
+            f"{preset.name} must agree with the original to {tolerance:g}. Received: {differences}"
+        )
     return differences
 
 
-def sha256(path):
+def sha256(path: pathlib.Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

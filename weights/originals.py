@@ -1,16 +1,16 @@
-"""The PyTorch originals of the presets: writes checkpoints in their releases' formats, and runs them.
+"""The PyTorch originals of the presets: writes checkpoints in the releases' formats, and runs them.
 
     <their environment>/bin/python weights/originals.py write RECORD.json CHECKPOINT
     <their environment>/bin/python weights/originals.py run RECORD.json CHECKPOINT OUTPUTS.npz 97x131 …
 
-The environment holds `torch`, `mmsegmentation==1.2.2`, `mmcv-lite==2.1.0`, `mmengine`, `ftfy`, `regex`
-and, without its dependencies, `torch-encoding==1.2.1`; neither has to be compiled, for EncNet calls
-none of mmcv's operators, and PyTorch-Encoding's two are replaced by the same formulas in PyTorch.
+The environment needs `torch`, `mmsegmentation==1.2.2`, `mmcv-lite==2.1.0`, `mmengine`, `ftfy`, `regex`
+and, without its dependencies, `torch-encoding==1.2.1`. Nothing has to be compiled: EncNet uses none of
+mmcv's operators, and PyTorch-Encoding's two are replaced by the same formulas in PyTorch.
 
-RECORD.json, which `run_original` of `parity.py` writes, says what to build: `format`, `config` or
+RECORD.json, written by `run_original` in `parity.py`, describes the network: `format`, `config` or
 `backbone`, classes, names, colours. `write` fills the network with the weights of
 `tests/golden/weights.py`. `run` loads a checkpoint with PyTorch's own reader and writes, for each size,
-`SIZE/image`, and of it `SIZE/logits` and `SIZE/aux` `(height, width, classes)` and `SIZE/se`
+`SIZE/image` and its outputs: `SIZE/logits` and `SIZE/aux` `(height, width, classes)`, and `SIZE/se`
 `(classes,)`.
 """
 
@@ -33,7 +33,7 @@ MEAN = np.float32([123.675, 116.28, 103.53])
 STD = np.float32([58.395, 57.12, 57.375])
 
 
-def main(command, record, checkpoint, *rest):
+def main(command: str, record: str, checkpoint: str, *rest: str) -> None:
     record = json.loads(pathlib.Path(record).read_text())
     mmsegmentation = record["format"] == "mmsegmentation"
     if mmsegmentation:
@@ -61,8 +61,8 @@ def main(command, record, checkpoint, *rest):
     np.savez(out, **outputs)
 
 
-def mmsegmentation_model(name):
-    """mmsegmentation's EncoderDecoder of the config `name`, with plain batch norms."""
+def mmsegmentation_model(name: str):
+    """mmsegmentation's EncoderDecoder of the config `name`, with plain batch norms, and the config."""
 
     class Extensions(types.ModuleType):
         def __getattr__(self, name):
@@ -88,8 +88,8 @@ def mmsegmentation_model(name):
     return MODELS.build(config.model), config
 
 
-def pytorch_encoding_model(record):
-    """PyTorch-Encoding's EncNet as its releases are: with SE loss and auxiliary head."""
+def pytorch_encoding_model(record: dict) -> torch.nn.Module:
+    """PyTorch-Encoding's EncNet as in its releases, with SE loss and auxiliary head."""
     package = types.ModuleType("encoding")
     package.__path__ = list(importlib.util.find_spec("encoding").submodule_search_locations)
     lib = types.ModuleType("encoding.lib")
@@ -101,7 +101,7 @@ def pytorch_encoding_model(record):
     try:
         import torchvision  # noqa: F401
     except ImportError:
-        # Of images its modules make transforms when they are imported; EncNet uses none.
+        # PyTorch-Encoding's modules create image transforms on import; EncNet uses none.
         vision = mock.MagicMock()
         sys.modules.update({"torchvision": vision, "torchvision.transforms": vision.transforms})
 
@@ -134,14 +134,14 @@ def pytorch_encoding_model(record):
         )
     finally:
         base.get_backbone = backbone
-    # It asks for a norm of maps; over the codes of (B, K, C) that is the one-dimensional one.
+    # It makes a BatchNorm2d here, but the codes have the shape (B, K, C).
     encoding = model.head.encmodule.encoding
     encoding[4] = torch.nn.BatchNorm1d(encoding[4].num_features)
     return model
 
 
-def write_mmsegmentation(path, state, config, record):
-    """In the layout of the releases of 2020: legacy format, `meta` with 0.x's keys."""
+def write_mmsegmentation(path: str, state: dict, config, record: dict) -> None:
+    """Writes the layout of the releases of 2020: legacy format, `meta` with the keys of 0.x."""
     meta = {
         "mmseg_version": "0.5.0",
         "config": config.pretty_text,
@@ -151,8 +151,8 @@ def write_mmsegmentation(path, state, config, record):
     torch.save({"meta": meta, "state_dict": state}, path, _use_new_zipfile_serialization=False)
 
 
-def write_pytorch_encoding(path, state):
-    """As the releases: a bare state dict with the ImageNet classifier, in a zip."""
+def write_pytorch_encoding(path: str, state: dict) -> None:
+    """Writes the releases' layout: a bare state dict with the ImageNet classifier, in a zip."""
     path = pathlib.Path(path)
     state["pretrained.fc.weight"] = torch.zeros(1000, 2048)
     state["pretrained.fc.bias"] = torch.zeros(1000)
@@ -163,8 +163,8 @@ def write_pytorch_encoding(path, state):
     member.unlink()
 
 
-def read(path):
-    """The state dict of a checkpoint, without what its network has no place for."""
+def read(path: str) -> dict:
+    """The state dict of a checkpoint, without the ImageNet classifier."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".pth")]
@@ -174,14 +174,15 @@ def read(path):
     return read_state(path)
 
 
-def read_state(file):
-    # What the releases hold beside tensors is plain; nothing else is asked for.
+def read_state(file) -> dict:
+    # `weights_only` is enough: besides tensors, the releases hold only plain Python values.
     state = torch.load(file, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     return {key: value for key, value in state.items() if not key.startswith("pretrained.fc.")}
 
 
-def forward(model, pixels, mmsegmentation):
+def forward(model: torch.nn.Module, pixels: np.ndarray, mmsegmentation: bool) -> dict[str, np.ndarray]:
+    """The outputs for one image `(height, width, 3)`."""
     x = torch.from_numpy(((pixels[None] - MEAN) / STD).transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         if mmsegmentation:

@@ -1,14 +1,13 @@
-"""Shows, for every preset at its real size, that conversion changes nothing.
+"""Shows that conversion changes nothing, for every preset at its real size.
 
     python weights/parity.py --originals <their environment>/bin/python [--presets NAME …] [--table]
 
-For each: the PyTorch original writes a checkpoint in the release's format under its name
-(`originals.py`), and runs it on images of 97×131 and 130×128; on each backend `EncNet.from_pytorch`
-reads it, and logits, auxiliary and SE logits are compared: the largest difference over the largest
-magnitude. Weights must be the same, bit for bit, after `save_to_preset` and `from_preset`. Time and
-peak memory (on Linux) are those of `from_pytorch` in a process that has imported Keras. `--table` puts
-the result into `weights/README.md`. What was measured stays in `weights/parity.json`, and is not
-measured again.
+The PyTorch original writes a checkpoint with the release's format and name (`originals.py`), and runs
+it on images of 97×131 and 130×128. On each backend, `EncNet.from_pytorch` reads it, and logits,
+auxiliary and SE logits are compared: the largest difference over the largest magnitude. The weights
+must be bitwise identical after `save_to_preset` and `from_preset`. Time and peak memory (on Linux) are
+those of `from_pytorch` in a process that has imported Keras. Results are kept in `weights/parity.json`
+and not measured again. `--table` writes them into `weights/README.md`.
 """
 
 import argparse
@@ -20,6 +19,13 @@ import sys
 import tempfile
 import time
 
+import keras
+import numpy as np
+
+from keras_encnet import EncNet, list_presets
+from keras_encnet.files import replacing
+from keras_encnet.presets.table import Preset
+
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS, README = HERE / "parity.json", HERE / "README.md"
 SIZES = ("97x131", "130x128")
@@ -27,11 +33,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 BEGIN, END = "<!-- parity -->", "<!-- /parity -->"
 
 
-def main():
-    from keras_encnet import list_presets
-
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--originals", help="Python of the environment that originals.py needs")
+    parser.add_argument("--originals", help="Python of the environment for originals.py")
     parser.add_argument("--presets", nargs="*", help="default: all")
     parser.add_argument("--table", action="store_true", help="write the table into README.md")
     options = parser.parse_args()
@@ -49,8 +53,8 @@ def main():
         README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
 
 
-def measure(preset, originals):
-    """Everything about one preset, a dict by backend."""
+def measure(preset: Preset, originals: str) -> dict:
+    """The results for one preset, by backend."""
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
         outputs = pathlib.Path(scratch, "outputs.npz")
         checkpoint = pathlib.Path(scratch, pathlib.PurePosixPath(preset.release["url"]).name)
@@ -68,8 +72,10 @@ def measure(preset, originals):
     return found
 
 
-def run_original(originals, command, preset, checkpoint, *rest):
-    """Runs `originals.py` under the Python `originals`: `write` or `run`, and what that takes."""
+def run_original(
+    originals: str, command: str, preset: Preset, checkpoint: str | os.PathLike, *arguments
+) -> None:
+    """Runs `originals.py`'s `command`, `"write"` or `"run"`, with the Python `originals`."""
     record = {
         "format": preset.release["format"],
         "config": preset.source.split(": ")[1],
@@ -82,33 +88,28 @@ def run_original(originals, command, preset, checkpoint, *rest):
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
         path = pathlib.Path(scratch, "record.json")
         path.write_text(json.dumps(record))
-        subprocess.run([originals, HERE / "originals.py", command, path, checkpoint, *rest], check=True)
+        script = HERE / "originals.py"
+        subprocess.run([originals, script, command, path, checkpoint, *arguments], check=True)
 
 
-def difference(ours, theirs):
-    """The largest difference over the largest magnitude, of two arrays."""
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of two arrays over the largest magnitude of the second."""
     found = float(abs(ours - theirs).max() / abs(theirs).max())
-    # What is no number agrees with nothing, but is not larger than anything either.
+    # NaN compares false with everything, so report it as infinity.
     return float("inf") if found != found else found
 
 
-def write_json(path, value):
-    beside = path.with_suffix(".unfinished")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(beside, path)
+def write_json(path: pathlib.Path, value: dict) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def one(checkpoint, outputs):
-    """One backend's part, in a process of its own."""
-    import keras
-    import numpy as np
-
-    from keras_encnet import EncNet
-
+def measure_backend(checkpoint: str, outputs: str) -> None:
+    """Measures the current backend, in its own process, and prints JSON."""
     sys.path.insert(0, str(HERE.parent / "benchmarks"))
     from turns import forget_peak, peak_mb
 
-    # What a backend does when it is first used is not conversion.
+    # A backend's own start must not count as conversion.
     keras.layers.Dense(1)(np.zeros((1, 1)))
     forget_peak()
     before = peak_mb()
@@ -120,7 +121,7 @@ def one(checkpoint, outputs):
     worst = {}
     images = {size: theirs[f"{size}/image"][None] for size in SIZES}
     for size, pixels in images.items():
-        # `heads` compiled as a whole: JAX takes minutes to go through it one operation at a time.
+        # Not `model.heads`, which is not compiled: JAX then takes minutes.
         ours = model.heads_network().predict_on_batch(pixels.astype("float32"))
         for key, value in ours.items():
             worst[key] = max(worst.get(key, 0.0), difference(value[0], theirs[f"{size}/{key}"]))
@@ -145,7 +146,8 @@ def one(checkpoint, outputs):
     print(json.dumps(found))
 
 
-def table(results):
+def table(results: dict) -> str:
+    """The results as a Markdown table."""
     rows = [
         "| preset | logits | auxiliary | SE | bit for bit | float16 | convert | memory | load |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -173,6 +175,6 @@ def _span(each, key):
 
 if __name__ == "__main__":
     if "--one" in sys.argv:
-        one(*sys.argv[2:])
+        measure_backend(*sys.argv[2:])
     else:
         main()

@@ -1,12 +1,12 @@
-"""Publishes what `convert.py` made on the Hugging Face Hub, a model card with each.
+"""Publishes the presets that `convert.py` wrote on the Hugging Face Hub, each with a model card.
 
     python weights/publish.py NAMESPACE [NAME …] [--photo street.jpg] [--dry-run]
 
-A preset goes to `NAMESPACE/encnet_NAME`: its files as they are in `weights/out/`, whose checksum is
-compared with the manifest's, a card, and the picture of what the model sees in `--photo` (default: a
-street scene that the package draws). `--dry-run` shows what would go, and writes the cards into
-`weights/out/cards/`. At the end come the lines that make `from_preset` take the models from there: the
-`hub` of each in `keras_encnet/presets/models.json`.
+A preset is published as `NAMESPACE/encnet_NAME`: its files in `weights/out/`, if their checksum is the
+manifest's, a card, and a picture of the model's result for `--photo` (default: a street scene that the
+package draws). `--dry-run` lists the files and writes the cards into `weights/out/cards/` without
+publishing. The last lines printed are the `hub` entries for `keras_encnet/presets/models.json`, which
+make `from_preset` download from there.
 """
 
 import argparse
@@ -22,35 +22,38 @@ from keras_encnet.demo import scenes
 from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import publish
-from keras_encnet.presets.table import find
+from keras_encnet.presets.table import Preset, find
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("namespace", help="user or organization")
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all in the manifest")
     parser.add_argument("--photo", help="image for the picture")
-    parser.add_argument("--dry-run", action="store_true", help="show what would go")
-    parser.add_argument("--unverified", action="store_true", help="also what was compared with nothing")
+    parser.add_argument("--dry-run", action="store_true", help="publish nothing")
+    parser.add_argument(
+        "--unverified", action="store_true", help="also publish presets not compared with an original"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "out")
     options = parser.parse_args(argv)
     manifest = json.loads((options.out / "manifest.json").read_text())
     for name in options.names or manifest:
         preset = find(name)
         if preset is None or preset.name not in manifest:
-            parser.error(f"{name!r} is not in {options.out / 'manifest.json'}: convert it first")
+            parser.error(f"{name!r} is not in {options.out / 'manifest.json'}. Convert it first.")
         publish_one(preset, manifest[preset.name], options)
 
 
-def publish_one(preset, entry, options):
+def publish_one(preset: Preset, entry: dict, options: argparse.Namespace) -> None:
+    """Publishes one preset, given its entry in the manifest."""
     directory, repo = options.out / preset.name, f"{options.namespace}/encnet_{preset.name}"
     found = sha256(directory / WEIGHTS)
     if found != entry["weights_sha256"]:
-        raise ValueError(f"{directory / WEIGHTS} has changed since it was checked: convert it again.")
+        raise ValueError(f"{directory / WEIGHTS} has changed since it was checked. Convert it again.")
     if entry["differences"] is None and not options.unverified:
         raise ValueError(
-            f"{preset.name} was not compared with its original: `convert.py {preset.name} --originals "
-            "PYTHON` does that; or publish it with --unverified."
+            f"{preset.name} was not compared with its original. Run `convert.py {preset.name} "
+            "--originals PYTHON`, or publish it with --unverified."
         )
     model = EncNet.from_preset(directory)
     photo = options.photo or scenes(1, size=(384, 512))[0][0]
@@ -75,7 +78,8 @@ def publish_one(preset, entry, options):
     print(f'{preset.name}: "hub": {json.dumps(hub)}', flush=True)
 
 
-def card(preset, entry, model, repo):
+def card(preset: Preset, entry: dict, model: EncNet, repo: str) -> str:
+    """The model card of a preset."""
     published = {
         "mIoU, one scale (%)": preset.miou,
         "mIoU, several scales and flip (%)": preset.miou_ms_flip,

@@ -1,4 +1,4 @@
-"""A client for TensorFlow Serving: photographs in, label maps beside them. Needs Python alone.
+"""A client for TensorFlow Serving: writes the label map next to each photograph. Needs only Python.
 
 python client.py photo.jpg other.png --url http://localhost:8501 --model encnet
 """
@@ -14,14 +14,20 @@ from pathlib import Path
 
 
 def label_png(image_bytes, url, model="encnet", timeout=60):
-    """The label map, as a grey PNG file's bytes, of a JPEG or PNG file's bytes.
+    """The label map of an image, as the bytes of a grey PNG file.
+
+    Args:
+        image_bytes: the bytes of a JPEG or PNG file.
+        url: TensorFlow Serving's REST address.
+        model: the model's name there.
+        timeout: seconds.
 
     Raises:
-        ValueError: the server could not read the image, or the URL is none.
-        OSError: the server cannot be reached, or refused the request.
+        ValueError: if the server could not read the image, or `url` is invalid.
+        OSError: if the server cannot be reached or refused the request.
     """
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"the URL is {url!r}, expected one that begins with http:// or https://.")
+        raise ValueError(f"the URL must begin with http:// or https://. Received: {url!r}")
     image = {"image_bytes": {"b64": base64.b64encode(image_bytes).decode()}}
     question = {"signature_name": "from_bytes", "instances": [image]}
     request = urllib.request.Request(
@@ -34,12 +40,13 @@ def label_png(image_bytes, url, model="encnet", timeout=60):
             (prediction,) = json.load(answer)["predictions"]
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
-        raise OSError(f"{url} refused the request ({error.code}): {text}") from None
+        raise OSError(f"{url} refused the request. Received: {error.code}, {text}") from None
     except urllib.error.URLError as error:
-        raise OSError(f"{url} cannot be reached ({error.reason}); is the server running?") from None
+        raise OSError(f"{url} cannot be reached: {error.reason}. Is the server running?") from None
     if not prediction["ok"]:
         raise ValueError(
-            "the server could not read it; expected a whole JPEG or PNG file with sides of 32 or more."
+            "the image must be a complete JPEG or PNG file with sides of 32 pixels or more. "
+            "Received: a file that the server could not read."
         )
     return base64.b64decode(prediction["labels_bytes"]["b64"])
 
@@ -47,7 +54,7 @@ def label_png(image_bytes, url, model="encnet", timeout=60):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", nargs="+", type=Path, help="JPEG or PNG files")
-    parser.add_argument("--url", default="http://localhost:8501")
+    parser.add_argument("--url", default="http://localhost:8501", help="TensorFlow Serving's address")
     parser.add_argument("--model", default="encnet", help="the model's name in TensorFlow Serving")
     options = parser.parse_args()
     failed = False
@@ -59,9 +66,9 @@ def main():
             failed = True
             continue
         labels = photo.with_name(f"{photo.stem}.labels.png")
-        beside = labels.with_name(f".{labels.name}.part")
-        beside.write_bytes(png)
-        os.replace(beside, labels)
+        unfinished = labels.with_name(f".{labels.name}.part")
+        unfinished.write_bytes(png)
+        os.replace(unfinished, labels)
         print(labels)
     sys.exit(failed)
 

@@ -1,4 +1,4 @@
-"""From the bytes of a request to pixels, and from labels to a PNG: nothing here trusts the bytes."""
+"""From the bytes of a request to pixels, and from labels to a PNG. The bytes are not trusted."""
 
 import io
 
@@ -7,12 +7,12 @@ from PIL import Image, ImageOps, features
 from starlette.exceptions import HTTPException
 
 FORMATS = ["JPEG", "PNG", "WEBP"] if features.check("webp") else ["JPEG", "PNG"]
-EXPECTED = f"expected the bytes of a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image".replace(
+EXPECTED = f"The image must be a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file".replace(
     "WEBP", "WebP"
 )
 MIN_SIDE = 32
-MAX_SCANS = 64  # of a progressive JPEG; each costs as much as a whole image, and a few bytes
-OURS = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+MAX_SCANS = 64  # of a progressive JPEG: each takes a few bytes, and as much time as a complete image
+SUPPORTED = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 OTHERS = {
     b"GIF8": "a GIF image",
     b"BM": "a BMP image",
@@ -23,18 +23,18 @@ OTHERS = {
     b"\x1f\x8b": "gzip data",
 }
 
-Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header against the server's own limit
+Image.MAX_IMAGE_PIXELS = None  # `open_image` checks the header against the server's limit
 
 
 def open_image(body, max_pixels):
-    """The image in `body`, of which only the header has been read.
+    """Opens the image in `body` and reads only its header.
 
     Raises:
-        HTTPException: it is no image of these formats (415), broken (422), too small (422) or too
-            large (413).
+        HTTPException: if it is not an image of a supported format (415), broken (422), too small (422)
+            or too large (413).
     """
-    if not body.startswith(OURS):
-        raise HTTPException(415, f"What was sent is {_kind(body)}; {EXPECTED}.")
+    if not body.startswith(SUPPORTED):
+        raise HTTPException(415, f"{EXPECTED}. Received: {_kind(body)}.")
     try:
         image = Image.open(io.BytesIO(body), formats=FORMATS)
     except Exception as error:  # Pillow raises a dozen kinds
@@ -43,29 +43,31 @@ def open_image(body, max_pixels):
     if width * height > max_pixels:
         raise HTTPException(
             413,
-            f"The image has {width} × {height} pixels, expected {max_pixels:,} in all at most; "
-            "send a smaller one.",
+            f"The image must have at most {max_pixels:,} pixels. "
+            f"Received: {width} × {height} (width × height). Send a smaller one.",
         )
     if min(width, height) < MIN_SIDE:
         raise HTTPException(
             422,
-            f"The image has {width} × {height} pixels, expected sides of {MIN_SIDE} or more; "
-            "send a larger one.",
+            f"The image must have {MIN_SIDE} pixels or more on both sides. "
+            f"Received: {width} × {height} (width × height). Send a larger one.",
         )
-    if image.format == "JPEG" and body.count(b"\xff\xda") > MAX_SCANS:
+    if image.format == "JPEG" and (scans := body.count(b"\xff\xda")) > MAX_SCANS:
         raise HTTPException(
-            422, f"The JPEG has more than {MAX_SCANS} scans; expected an image as cameras save it."
+            422,
+            f"The JPEG must have at most {MAX_SCANS} scans. Received: {scans}. Save it again without "
+            "progressive encoding.",
         )
     return image
 
 
 def decode(image):
-    """`uint8` RGB pixels `(height, width, 3)` of an opened image, the way a viewer shows it.
+    """The `uint8` RGB pixels `(height, width, 3)` of an opened image, as a viewer shows it.
 
-    The EXIF orientation is applied, an alpha channel is dropped, 16 bits become 8.
+    The EXIF orientation is applied, an alpha channel is dropped, and 16 bits become 8.
 
     Raises:
-        HTTPException: the file is truncated or broken (422).
+        HTTPException: if the file is truncated or broken (422).
     """
     try:
         image.load()
@@ -73,7 +75,7 @@ def decode(image):
         raise _broken(error) from None
     try:
         image = ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that nobody can read turns nothing; viewers show the image all the same
+    except Exception:  # viewers show the image even if its EXIF data is invalid
         pass
     if image.mode[0] == "I":
         values = np.asarray(image, "int32")
@@ -82,13 +84,13 @@ def decode(image):
 
 
 def encode(labels, palette):
-    """A PNG whose pixels are labels and whose palette is the classes' colours.
+    """The bytes of a PNG whose pixels are labels and whose palette has the classes' colours.
 
-    Beyond 256 classes, which a palette cannot hold, it is 16-bit grey.
+    With more than 256 classes, too many for a palette, it is 16-bit grey.
     """
     picture = Image.fromarray(labels)
     if len(palette) <= 256 and labels.dtype == np.uint8:
-        # A full palette, or Pillow packs few classes into two or four bits a pixel.
+        # With a short palette Pillow would pack pixels into two or four bits.
         picture.putpalette(palette.tobytes().ljust(768, b"\0"))
     out = io.BytesIO()
     picture.save(out, format="PNG", compress_level=1)
@@ -97,7 +99,9 @@ def encode(labels, palette):
 
 def _broken(error):
     return HTTPException(
-        422, f"The image is broken or truncated ({error}); expected a whole file, send it again."
+        422,
+        f"The image must be a complete file. Received: a broken or truncated one ({error}). "
+        "Send it again.",
     )
 
 
@@ -106,9 +110,9 @@ def _kind(body):
         if body.startswith(signature):
             return kind
     if body[4:8] == b"ftyp":
-        return f"a file of the type {body[8:12].decode('latin-1')!r} (HEIC, AVIF or a video)"
+        return f"a file of type {body[8:12].decode('latin-1')!r} (HEIC, AVIF or a video)"
     try:
         text = bytes(body[:24]).decode("ascii")
     except UnicodeDecodeError:
-        return "of a format that is not known here"
+        return "a file of unknown format"
     return f"text that begins {text!r}"

@@ -14,45 +14,45 @@ import onnxruntime
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 
-BATCH_SIZES = Histogram(
-    "encnet_batch_size", "Images that were run together.", buckets=(1, 2, 4, 8, 16, 32)
-)
-MODEL_SECONDS = Histogram("encnet_model_seconds", "Seconds that the model took for a batch.")
+BATCH_SIZES = Histogram("encnet_batch_size", "Images in a batch.", buckets=(1, 2, 4, 8, 16, 32))
+MODEL_SECONDS = Histogram("encnet_model_seconds", "Seconds of the model per batch.")
 
 
-# Of the promised time: how much of it is planned, for speeds change; and after how much an image is
-# answered or refused, for the answer has yet to be sent.
-PLANNED, ALL = 0.7, 0.85
-BATCH_PIXELS = 1 << 21  # run together at most; what a batch takes of memory grows with them
-# Memory of one large image, which would be kept for the next.
-GIVE_BACK = onnxruntime.RunOptions()
-GIVE_BACK.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+# Fractions of the promised time. Images are admitted up to the first, because speed varies; one that
+# cannot be done by the second is refused, because sending the answer takes time too.
+PLANNED, LATEST = 0.7, 0.85
+BATCH_PIXELS = 1 << 21  # in one batch; its memory grows with them
+# Otherwise ONNX Runtime keeps the memory of a large image for the next one.
+RELEASE_MEMORY = onnxruntime.RunOptions()
+RELEASE_MEMORY.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
 
 @dataclass(eq=False)
 class Job:
+    """An image, the future for its answer, and when it was admitted."""
+
     image: np.ndarray
     answer: asyncio.Future
     since: float
 
 
 class Model:
-    """An exported ONNX file: `images` in, `labels` and, if it has them, `presence` out.
+    """An exported ONNX file: from `images` to `labels` and, if the file has it, `presence`.
 
     Attributes:
-        labels: the classes' names.
+        labels: names of the classes.
         palette: their colours, `uint8` `(classes, 3)`.
-        fixed: the `(batch, height, width)` that the file was exported for, 0 where it is free.
+        fixed: the `(batch, height, width)` that the file was exported for, 0 where any is accepted.
 
     Raises:
-        ValueError: the file is no such model.
+        ValueError: if the file is not such a model.
     """
 
     def __init__(self, path, threads):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
-        # Threads that wait busily would wait on the processors that decode and encode.
+        # Spinning threads would take processor time from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(
@@ -65,13 +65,13 @@ class Model:
         if [(i.name, i.type, len(i.shape)) for i in inputs] != [("images", "tensor(uint8)", 4)]:
             given = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise ValueError(
-                f"{str(path)!r} has the inputs {given}; expected one, `images`, uint8 (batch, height, "
-                'width, 3): a file of model.export(path, format="onnx").'
+                f"{str(path)!r} must have one input, `images`, uint8 (batch, height, width, 3). "
+                f'Received: {given}. Write the file with model.export(path, format="onnx").'
             )
         if "labels" not in outputs:
             raise ValueError(
-                f"{str(path)!r} has the outputs {', '.join(outputs)}; expected `labels`: leave "
-                "`outputs` of model.export as it is, or add it."
+                f"{str(path)!r} must have an output `labels`. Received: {', '.join(outputs)}. Export "
+                "it with `labels` in `outputs`, as by default."
             )
         self.fixed = tuple(n if isinstance(n, int) else 0 for n in inputs[0].shape[:3])
         self.outputs = [name for name in ("labels", "presence") if name in outputs]
@@ -87,25 +87,25 @@ class Model:
         self.palette = np.array(palette or [_colour(i) for i in range(classes)], "uint8")
         if self.palette.shape != (classes, 3):
             raise ValueError(
-                f"{str(path)!r} has {classes} labels and a palette of shape {self.palette.shape}, "
-                f"expected ({classes}, 3): export it again."
+                f"{str(path)!r} must have a palette of shape ({classes}, 3) for its {classes} classes. "
+                f"Received shape: {self.palette.shape}. Export it again."
             )
 
     def __call__(self, images):
-        """`labels` `(n, height, width)` and `presence` `(n, classes)`, or `None`, of `uint8` images
-        `(n, height, width, 3)`."""
+        """Runs `uint8` images `(n, height, width, 3)`; returns `labels` `(n, height, width)` and
+        `presence` `(n, classes)`, or `None` if the file has no such output."""
         count, batch = len(images), self.fixed[0] or len(images)
         if count < batch:
             images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
         large = images[..., 0].size > BATCH_PIXELS
-        run = self.session.run(self.outputs, {"images": images}, GIVE_BACK if large else None)
+        run = self.session.run(self.outputs, {"images": images}, RELEASE_MEMORY if large else None)
         found = dict(zip(self.outputs, run, strict=True))
         presence = found.get("presence")
         return found["labels"][:count], None if presence is None else presence[:count]
 
 
 class Cost:
-    """Seconds that an image takes by its pixels: a line through what the last images took."""
+    """Predicts an image's seconds from its pixels, by a line fitted to the last images."""
 
     def __init__(self, memory=20):
         self.keep = 1 - 1 / memory
@@ -118,7 +118,7 @@ class Cost:
     def __call__(self, pixels):
         _, x, y, xx, xy = self.sums / self.sums[0]
         variance, steepest = xx - x * x, y / x
-        if variance < (0.05 * x) ** 2:  # all of one size so far
+        if variance < (0.05 * x) ** 2:  # all of the same size so far
             slope = steepest
         else:
             slope = min(max((xy - x * y) / variance, 0), steepest)
@@ -126,16 +126,16 @@ class Cost:
 
 
 class Queue:
-    """Runs the model on the images that wait, those of one size together, and takes no more of them
-    than it can answer within `max_latency` seconds.
+    """Runs the model on waiting images, in batches of one size, and admits no more images than it can
+    answer within `max_latency` seconds.
 
     Args:
         model: a `Model`.
-        workers: batches that run at the same time.
-        max_batch: images run together.
+        workers: number of batches that run at the same time.
+        max_batch: largest number of images in a batch.
         max_wait: seconds that an image waits for others of its size while a worker is idle.
-        max_latency: seconds from admission to answer that are promised; it is kept by refusing.
-        max_images, max_pixels: that are admitted at a time, whatever they cost: they take memory.
+        max_latency: promised seconds from admission to answer, which are kept by refusing images.
+        max_images, max_pixels: limits on all admitted images together, because they take memory.
     """
 
     def __init__(self, model, *, workers, max_batch, max_wait, max_latency, max_images, max_pixels):
@@ -147,14 +147,14 @@ class Queue:
         self.cost = Cost()
 
     def expected_wait(self, pixels=0):
-        """Seconds in which an image of so many pixels, if it were admitted now, would be answered."""
+        """Expected seconds until an image of `pixels`, if admitted now, is answered."""
         return sum(map(self.cost, self.admitted)) / self.workers + (self.cost(pixels) if pixels else 0)
 
     def check(self, pixels=0):
-        """Raises `HTTPException` (503) if such an image could not be answered in time."""
+        """Raises `HTTPException` (503) if an image of `pixels` could not be answered in time."""
         full = len(self.admitted) >= self.max_images or sum(self.admitted) + pixels > self.max_pixels
         late = self.expected_wait(pixels) > PLANNED * self.max_latency
-        # An idle worker takes whatever comes, for estimates may be wrong.
+        # An idle worker takes any image, because the estimate may be wrong.
         if len(self.admitted) >= self.workers and (full or late):
             raise self.busy()
 
@@ -162,14 +162,14 @@ class Queue:
         seconds = math.ceil(self.expected_wait())
         return HTTPException(
             503,
-            f"The server is busy: {len(self.admitted)} images come first, and images that it cannot "
-            f"expect to answer within {self.max_latency:g} s are refused; try again in {seconds} s.",
+            f"The server is busy and cannot answer within {self.max_latency:g} s: {len(self.admitted)} "
+            f"images come first. Try again in {seconds} s.",
             {"Retry-After": str(seconds)},
         )
 
     @contextlib.contextmanager
     def admit(self, pixels):
-        """Counts an image as admitted, and gives the time of it; raises what `check` does."""
+        """Counts an image as admitted, and yields the time; raises like `check`."""
         self.check(pixels)
         self.admitted.append(pixels)
         try:
@@ -178,7 +178,8 @@ class Queue:
             self.admitted.remove(pixels)
 
     async def run(self, image, since):
-        """Labels `(height, width)` and presence `(classes,)`, or `None`, of an image admitted then."""
+        """Labels `(height, width)` and presence `(classes,)`, or `None`, of an image that was admitted
+        at the time `since`."""
         job = Job(image, asyncio.get_running_loop().create_future(), since)
         async with self.arrived:
             self.waiting.append(job)
@@ -186,12 +187,12 @@ class Queue:
         try:
             return await job.answer
         finally:
-            if job in self.waiting:  # nobody waits for it any more
+            if job in self.waiting:  # the client is gone
                 self.waiting.remove(job)
 
     @contextlib.asynccontextmanager
     async def running(self):
-        """The time in which images are run."""
+        """Runs images while the context is open."""
         self.arrived = asyncio.Condition()
         with ThreadPoolExecutor(self.workers, "model") as pool:
             tasks = [asyncio.create_task(self._work(pool)) for _ in range(self.workers)]
@@ -200,7 +201,8 @@ class Queue:
                 task.cancel()
 
     def warm_up(self):
-        """Seconds of the model's second answer; the first one also prepares it."""
+        """Runs the model twice; returns the seconds of the second run, because the first includes
+        its preparation."""
         batch, height, width = np.where(self.model.fixed, self.model.fixed, (1, 512, 512))
         for _ in range(2):
             start = time.perf_counter()
@@ -217,7 +219,7 @@ class Queue:
             try:
                 images = np.stack([job.image for job in jobs])
                 answers = await loop.run_in_executor(pool, self._timed, images)
-                # Of this worker's time, not the model's alone: what waits, waits for the worker.
+                # The worker's time, not just the model's: images wait for the worker.
                 self.cost.learn(images[0, ..., 0].size, (loop.time() - start) / len(images))
             except Exception as error:
                 answers = [error] * len(jobs)
@@ -225,7 +227,7 @@ class Queue:
                 self._finish(job, answer)
 
     async def _next(self):
-        """The jobs to run together: the one that waits longest, and others of its size."""
+        """Waits for the next batch: the job that has waited longest, and others of its size."""
         now = asyncio.get_running_loop().time
         async with self.arrived:
             while True:
@@ -233,10 +235,12 @@ class Queue:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self.waiting[0].since + self.max_wait):
                         await self.arrived.wait_for(lambda: not self.waiting or self._batch()[1])
-                while self.waiting:  # and no other worker was faster
+                while self.waiting:  # another worker may have taken them
                     jobs, _ = self._batch()
                     run = len(jobs) * self.cost(jobs[0].image[..., 0].size)
-                    if now() - jobs[0].since < max(ALL * self.max_latency - run, self.max_latency / 2):
+                    if now() - jobs[0].since < max(
+                        LATEST * self.max_latency - run, self.max_latency / 2
+                    ):
                         self.waiting = [job for job in self.waiting if job not in jobs]
                         return jobs
                     self._finish(self.waiting.pop(0), self.busy())
@@ -252,7 +256,8 @@ class Queue:
     def _batch(self):
         height, width, _ = shape = self.waiting[0].image.shape
         pixels = height * width
-        in_time = int(self.max_latency / 8 / self.cost(pixels))  # or the first would wait for the last
+        # The first image of a batch waits for the last.
+        in_time = int(self.max_latency / 8 / self.cost(pixels))
         most = max(1, min(self.max_batch, BATCH_PIXELS // pixels, in_time))
         jobs = [job for job in self.waiting if job.image.shape == shape][:most]
         return jobs, len(jobs) == most
@@ -267,6 +272,6 @@ class Queue:
 
 
 def _colour(i):
-    """Of a class that has none: hues far apart, in three tones."""
+    """A default colour for class `i`: well-separated hues, in three tones."""
     saturation, value = ((0.8, 0.9), (0.5, 1), (0.9, 0.6))[i % 3]
     return [round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618034 % 1, saturation, value)]

@@ -1,16 +1,16 @@
-"""How much the server takes, and how fast, beside the model alone.
+"""Measures the server's throughput and latency, compared with the model alone.
 
     python load.py photo.jpg --url http://127.0.0.1:8000 --concurrency 4    # a closed loop
     python load.py photo.jpg --url http://127.0.0.1:8000 --rate 20          # an open loop
     python load.py photo.jpg --model model.onnx                             # the model alone
-    python load.py photo.jpg --overload model.onnx --promise 2    # the whole check
+    python load.py photo.jpg --overload model.onnx --promise 2              # the overload check
 
-A closed loop sends the next request when it has the answer to the last; an open loop sends at a fixed
-rate whatever comes back, as a crowd does, and counts an answer's time from when it was due. The check
-measures the model alone (ONNX Runtime on all processors in a process of its own: no server, no
-decoding, no encoding), starts a server with the options behind `--`, sends it three times as many
-images as the model alone could do, looks again ten seconds later, and ends with 1 where a promise was
-not kept. Clients and server share the processors.
+A closed loop sends the next request after the answer to the last; an open loop sends at a fixed rate,
+as many independent clients do, and measures latency from when a request was due. The overload check
+measures the model alone (ONNX Runtime on all processors in its own process, without server, decoding
+or encoding), starts a server with the options after `--`, sends it three times as many images as the
+model alone can process, measures again ten seconds later, and exits with 1 if a promise was not kept.
+Clients and server share the processors.
 """
 
 import argparse
@@ -34,7 +34,7 @@ REFUSED = {429, 503}
 
 
 async def exchange(connection, request):
-    """One request over an open connection: the status of its answer."""
+    """Sends a request over an open connection; returns the status of the answer."""
     reader, writer = connection
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
@@ -43,7 +43,7 @@ async def exchange(connection, request):
 
 
 async def send(address, request, idle):
-    """The status of a request's answer, over an idle connection if there is one; 0 if none came."""
+    """Sends a request, if possible over an idle connection; returns the status, 0 without answer."""
     while True:
         fresh = not idle
         try:
@@ -52,13 +52,14 @@ async def send(address, request, idle):
         except (OSError, asyncio.IncompleteReadError):
             if fresh:
                 return 0
-            continue  # an idle connection that the server has closed meanwhile
+            continue  # the server has closed the idle connection
         idle.append(connection)
         return status
 
 
 async def measure(address, request, seconds, *, concurrency=None, rate=None, watch=None):
-    """`(due, status, latency)` of each request, in seconds since the start."""
+    """Sends requests for `seconds`; returns `(due, status, latency)` of each, with `due` in seconds
+    since the start."""
     records, idle, start = [], [], time.perf_counter()
     watching = asyncio.create_task(watch()) if watch else None
 
@@ -91,7 +92,7 @@ def percentiles(latencies):
 
 
 def report(name, records, seconds):
-    """Prints what came back; images answered a second while requests were being sent."""
+    """Prints the results; returns the images answered per second while requests were being sent."""
     answered = [latency for _, status, latency in records if status == 200]
     in_time = sum(due + latency <= seconds for due, status, latency in records if status == 200)
     counts = collections.Counter(status for _, status, _ in records)
@@ -104,8 +105,8 @@ def report(name, records, seconds):
 
 
 def alone(path, photo, seconds, threads, workers):
-    """The model on a decoded photo, without a server: images a second, processor seconds an image,
-    latencies."""
+    """Runs the model on a decoded photo, without a server; returns images per second, processor
+    seconds per image, and latencies."""
     import images
     import inference
 
@@ -130,15 +131,15 @@ def alone(path, photo, seconds, threads, workers):
 
 
 def bare(path, options):
-    """The best that the model alone does, one image at a time or as many as there are processors, in
-    a process of its own."""
+    """Measures the model alone in its own process; returns the images per second, with one image at a
+    time or one per processor, whichever is faster."""
     command = [sys.executable, __file__, options.photo, "--model", path, "--json"]
     command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     rate, work, latencies, workers = json.loads(done.stdout)
     print(
         f"the model alone, {workers} at a time: {rate:.2f} images/s; {percentiles(latencies)}; "
-        f"{work:.3f} processor seconds an image",
+        f"{work:.3f} processor seconds per image",
         flush=True,
     )
     return rate
@@ -157,15 +158,15 @@ def work(process):
 
 
 def overload(options, body):
-    """Overloads a server and prints what comes of it; whether it keeps its promises."""
+    """Overloads a server and prints the measurements; returns whether it keeps its promises."""
     path, calm, flood = options.overload, options.seconds / 2, options.seconds
     rates = [bare(path, options)]
     command = [sys.executable, str(HERE / "server.py"), path, "--port", "0", *options.server]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        said = server.stdout.readline().strip()
-        print(said, flush=True)
-        url = urlsplit(said.rsplit(" ", 1)[-1])
+        ready = server.stdout.readline().strip()
+        print(ready, flush=True)
+        url = urlsplit(ready.rsplit(" ", 1)[-1])
         address, request = (url.hostname, url.port), prepared(body, url.netloc)
         before = asyncio.run(measure(address, request, calm, concurrency=1))
         report("one client, before", before, calm)
@@ -174,15 +175,15 @@ def overload(options, body):
         watch = functools.partial(watching, server, sizes)
         rate = 3 * rates[0]
         during = asyncio.run(measure(address, request, flood, rate=rate, watch=watch))
-        got = report(f"three times as many, {rate:.1f} a second", during, flood)
+        got = report(f"three times as many, {rate:.1f} per second", during, flood)
         accepted = [latency for _, status, latency in during if status == 200]
         each = (work(server) - start) / len(accepted)
-        print(f"    {each:.3f} processor seconds of the server for an image that it answered")
+        print(f"    {each:.3f} processor seconds of the server per answered image")
         print(f"    memory: {' '.join(f'{size / 1e6:.0f}' for size in sizes[:: len(sizes) // 10])} MB")
 
         time.sleep(10)
         after = asyncio.run(measure(address, request, calm, concurrency=1))
-        report("one client, 10 s after", after, calm)
+        report("one client, 10 s later", after, calm)
     finally:
         server.terminate()
         server.wait()
@@ -193,11 +194,12 @@ def overload(options, body):
     early, late = max(sizes[:half]) / 1e6, max(sizes[half:]) / 1e6
     was, now = (np.median([latency for _, _, latency in part]) for part in (before, after))
     checks = {
-        f"throughput: {share:.0%} of the model alone; 80 % or more": share >= 0.8,
-        f"p99 of the accepted: {p99:.2f} s; {options.promise:g} s or less": p99 <= options.promise,
-        "the others: 429 or 503": {status for _, status, _ in during} <= REFUSED | {200},
-        f"memory: {late:.0f} MB after {early:.0f} MB; at most a tenth more": late <= 1.1 * early,
-        f"median 10 s after: {now:.3f} s, {was:.3f} s before; half more at most": now <= 1.5 * was,
+        f"throughput: {share:.0%} of the model alone (at least 80 %)": share >= 0.8,
+        f"p99 of accepted requests: {p99:.2f} s (at most {options.promise:g} s)": p99
+        <= options.promise,
+        "all others answered with 429 or 503": {status for _, status, _ in during} <= REFUSED | {200},
+        f"memory: {late:.0f} MB after {early:.0f} MB (at most 10 % more)": late <= 1.1 * early,
+        f"median 10 s later: {now:.3f} s, before {was:.3f} s (at most 50 % more)": now <= 1.5 * was,
     }
     for text, good in checks.items():
         print("ok  " if good else "FAIL", text)
@@ -225,14 +227,14 @@ def main():
     add = parser.add_argument
     add("photo", help="the image to send")
     add("--url", default="http://127.0.0.1:8000", help="a running server")
-    add("--seconds", type=float, default=20)
-    add("--concurrency", type=int, default=1, help="closed loop: requests at a time")
-    add("--rate", type=float, help="open loop: requests a second")
+    add("--seconds", type=float, default=20, help="length of a measurement")
+    add("--concurrency", type=int, default=1, help="closed loop: requests at the same time")
+    add("--rate", type=float, help="open loop: requests per second")
     add("--model", help="an ONNX file: measure the model alone")
-    add("--overload", help="an ONNX file: measure it, start a server for it, overload that")
+    add("--overload", help="an ONNX file: run the overload check with it")
     add("--promise", type=float, default=5, help="p99 in seconds: the server's --max-latency")
     add("--threads", type=int, default=os.cpu_count(), help="processor threads of the model alone")
-    add("--json", action="store_true", help="print the figures of the model alone for a program")
+    add("--json", action="store_true", help="print the figures of the model alone as JSON")
     options = parser.parse_args(arguments[:split])
     options.server = ["--max-latency", str(options.promise), *arguments[split + 1 :]]
     photo = Path(options.photo)

@@ -2,7 +2,7 @@
 
     python server.py model.onnx --port 8000
 
-Needs onnxruntime, starlette, uvicorn, prometheus-client, pillow and numpy, and nothing of keras-encnet.
+Needs onnxruntime, starlette, uvicorn, prometheus-client, pillow and numpy, but not keras-encnet.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 PAGE = Path(__file__).with_name("page.html")
-# The page needs nothing from anywhere else, and may not.
+# The page may load nothing from other servers.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; connect-src 'self'"
 )
-BODIES = 16  # bodies of the largest size that are held at a time
-CLIENT_GONE = 499  # the usual status, in logs, of an answer that nobody reads
+BODIES = 16  # bodies of the largest size that are held at the same time
+CLIENT_GONE = 499  # the usual status in logs when the client has hung up
 
 REQUESTS = Counter("encnet_requests", "Answers to POST /segment.", ["status"])
 LATENCY = Histogram(
     "encnet_latency_seconds",
-    "From a request's header to its answer, of those that got a label map.",
+    "Seconds from a request's header to its answer, if that is a label map.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 IN_FLIGHT = Gauge("encnet_requests_in_flight", "Requests to /segment that are being answered.")
@@ -52,12 +52,12 @@ EXPECTED_WAIT = Gauge("encnet_expected_wait_seconds", "Until all admitted images
 
 
 async def segment(request):
-    """`POST /segment`: an image's bytes in, PNG or JSON out."""
+    """`POST /segment`: from an image file to PNG or JSON."""
     start = time.perf_counter()
     with IN_FLIGHT.track_inprogress():
         try:
             kind = preferred(request.headers.get("accept", "*/*"))
-            request.app.state.queue.check()  # before the body is read, which is work too
+            request.app.state.queue.check()  # before the body, which takes time to read
             body = await read_body(request)
             response = await unless_gone(request, answer(request, kind, body, start))
             LATENCY.observe(time.perf_counter() - start)
@@ -67,7 +67,7 @@ async def segment(request):
             response = Response(status_code=CLIENT_GONE)
         except Exception:
             logging.exception("The model failed.")
-            message = "The model failed on this image; the server's log has the details."
+            message = "The model failed on this image. See the server's log for details."
             response = JSONResponse({"error": message}, 500)
     REQUESTS.labels(response.status_code).inc()
     return response
@@ -93,8 +93,8 @@ async def answer(request, kind, body, start):
     except TimeoutError:
         raise HTTPException(
             503,
-            f"The image was not answered within {options.timeout:g} s; send a smaller one, or try "
-            "again later.",
+            f"The image was not answered within {options.timeout:g} s. Send a smaller one, or "
+            "try again later.",
             {"Retry-After": "1"},
         ) from None
 
@@ -125,38 +125,40 @@ def as_record(labels, presence, names, palette, with_map):
 
 
 def preferred(accept):
-    """`image/png` or `application/json`, whichever an `Accept` header likes better."""
-    likes = {}
+    """`image/png` or `application/json`, whichever an `Accept` header prefers."""
+    qualities = {}
     for entry in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in entry.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         with contextlib.suppress(ValueError):
-            likes[kind] = float(quality)
+            qualities[kind] = float(quality)
 
-    def like(kind):
+    def quality_of(kind):
         group = kind.split("/")[0] + "/*"
-        return likes.get(kind, likes.get(group, likes.get("*/*", 0)))
+        return qualities.get(kind, qualities.get(group, qualities.get("*/*", 0)))
 
-    best = max(("application/json", "image/png"), key=like)
-    if not like(best):
+    best = max(("application/json", "image/png"), key=quality_of)
+    if not quality_of(best):
         raise HTTPException(
-            406, f"The answer is asked for as {accept!r}; expected image/png or application/json."
+            406, f"`Accept` must allow image/png or application/json. Received: {accept!r}"
         )
     return best
 
 
 async def read_body(request):
-    """The request's body, read no further than the limits on its size and time allow."""
+    """Reads the request's body, within the limits on size and time."""
     state, options = request.app.state, request.app.state.options
     kind, length = request.headers.get("content-type", ""), request.headers.get("content-length", "0")
     if kind.startswith("multipart/"):
         raise HTTPException(
             415,
-            f"What was sent is a form ({kind.split(';')[0]}); {images.EXPECTED}, as curl "
-            "--data-binary @photo.jpg sends it.",
+            f"{images.EXPECTED}. Received: a form ({kind.split(';')[0]}). Send the file itself as the "
+            "body, as curl --data-binary @photo.jpg does.",
         )
     too_large = HTTPException(
-        413, f"The body has more than {options.max_body:,} bytes; send a smaller image."
+        413,
+        f"The body must have at most {options.max_body:,} bytes. Received: a larger one. "
+        "Send a smaller image.",
     )
     if int(length) > options.max_body:
         raise too_large
@@ -169,18 +171,18 @@ async def read_body(request):
                 if len(body) > options.max_body:
                     raise too_large
                 if state.uploading > BODIES * options.max_body:
-                    raise HTTPException(503, "Too many uploads; try again later.", {"Retry-After": "1"})
+                    raise HTTPException(503, "Too many uploads. Try again later.", {"Retry-After": "1"})
     except TimeoutError:
         raise HTTPException(
             408,
-            f"Only {len(body):,} bytes of the body came within {options.body_timeout:g} s; send a "
-            "smaller image, or over a faster line.",
+            f"The body must arrive within {options.body_timeout:g} s. Received: {len(body):,} bytes of "
+            "it. Send a smaller image, or use a faster connection.",
             {"Connection": "close"},
         ) from None
     finally:
         state.uploading -= len(body)
     if not body:
-        raise HTTPException(400, f"What was sent is empty; {images.EXPECTED}.")
+        raise HTTPException(400, f"{images.EXPECTED}. Received: an empty body.")
     return bytes(body)
 
 
@@ -189,13 +191,13 @@ def check_size(image, fixed):
     if height != (fixed[1] or height) or width != (fixed[2] or width):
         raise HTTPException(
             422,
-            f"The image is {width} × {height} (width × height), expected {fixed[2]} × {fixed[1]}, for "
-            "which this model was exported; resize it, or export the model for any size.",
+            f"The image must be {fixed[2]} × {fixed[1]} (width × height), the size that this model was "
+            f"exported for. Received: {width} × {height}. Resize it, or export the model for any size.",
         )
 
 
 async def unless_gone(request, work):
-    """What `work` gives; when the client hangs up, the work is dropped."""
+    """Returns the result of `work`, which is cancelled if the client hangs up."""
 
     async def gone():
         while (await request.receive())["type"] != "http.disconnect":
@@ -213,13 +215,13 @@ async def unless_gone(request, work):
 
 
 async def not_found(request, error):
-    message = f"There is no {request.url.path}; POST an image to /segment, or look at / in a browser."
+    message = f"{request.url.path} does not exist. POST an image to /segment, or open / in a browser."
     return JSONResponse({"error": message}, 404)
 
 
 async def wrong_method(request, error):
     allowed = error.headers["Allow"]
-    message = f"{request.url.path} was asked for with {request.method}; expected {allowed}."
+    message = f"The method for {request.url.path} must be {allowed}. Received: {request.method}"
     return JSONResponse({"error": message}, 405, error.headers)
 
 
@@ -250,20 +252,20 @@ async def metrics(request):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's own, but a connection on which no request comes to an end is closed."""
+    """uvicorn's protocol, but closes connections on which no complete request arrives."""
 
     patience = 30
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        self.loop.call_later(self.patience, self.look, self.cycle)
+        self.loop.call_later(self.patience, self.close_if_stalled, self.cycle)
 
-    def look(self, last):
+    def close_if_stalled(self, last):
         answering = self.cycle is not None and not self.cycle.response_complete
         if not answering and self.cycle is last:
             self.transport.close()
         elif not self.transport.is_closing():
-            self.loop.call_later(self.patience, self.look, self.cycle)
+            self.loop.call_later(self.patience, self.close_if_stalled, self.cycle)
 
 
 @contextlib.asynccontextmanager
@@ -302,25 +304,15 @@ def arguments():
     add = parser.add_argument
     cores = os.cpu_count()
     add("model", help="the ONNX file that model.export wrote")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all of them")
-    add("--port", type=int, default=8000, help="0 takes a free one")
-    # One has all threads; two at a time have been a quarter slower in all.
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 means all")
+    add("--port", type=int, default=8000, help="0 means any free port")
+    # Two workers that share the threads were a quarter slower in total.
     add("--workers", type=int, default=1, help="batches that run at the same time")
-    add(
-        "--threads",
-        type=int,
-        default=cores,
-        help="processor threads of the model",
-    )
-    add("--max-batch", type=int, default=4, help="images of one size that are run together")
-    add(
-        "--max-wait",
-        type=float,
-        default=0,
-        help="ms that an idle worker waits for more images",
-    )
-    add("--max-latency", type=float, default=5, help="s within which images are answered, or refused")
-    add("--max-queue", type=int, default=64, help="images that are admitted at a time")
+    add("--threads", type=int, default=cores, help="processor threads of the model")
+    add("--max-batch", type=int, default=4, help="images in a batch, all of one size")
+    add("--max-wait", type=float, default=0, help="ms that an idle worker waits for more images")
+    add("--max-latency", type=float, default=5, help="s within which images are answered or refused")
+    add("--max-queue", type=int, default=64, help="images that are admitted at the same time")
     add("--max-body", type=int, default=20_000_000, help="bytes of an image file")
     add("--max-pixels", type=int, default=16_000_000, help="pixels of an image")
     add("--timeout", type=float, default=30, help="s after which an admitted image is given up")
@@ -330,9 +322,9 @@ def arguments():
         zero = name in ("port", "max_wait")
         if not isinstance(value, str) and (value < 0 or value == 0 and not zero):
             least = "0 or more" if zero else "more than 0"
-            parser.error(f"--{name.replace('_', '-')} is {value}, expected {least}.")
+            parser.error(f"--{name.replace('_', '-')} must be {least}. Received: {value}")
     if options.port > 65535:
-        parser.error(f"--port is {options.port}, expected 65535 or less.")
+        parser.error(f"--port must be 65535 or less. Received: {options.port}")
     return options
 
 
@@ -340,7 +332,7 @@ def main():
     options = arguments()
     try:
         listener = socket.create_server((options.host, options.port), backlog=1024)
-        # Or the end of an answer waits 40 ms for the client's word that it has the beginning.
+        # Otherwise the end of an answer waits up to 40 ms until the client confirms the beginning.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         sys.exit(f"Cannot listen on {options.host}:{options.port}: {error}. Choose another --port.")
@@ -374,7 +366,7 @@ def main():
         f"warm-up) at http://{host}:{port}",
         flush=True,
     )
-    # To which uvicorn leaves it when what was in flight has been answered.
+    # uvicorn answers what is in flight and then calls this handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])

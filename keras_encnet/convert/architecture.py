@@ -1,13 +1,15 @@
-"""Which EncNet a PyTorch state dict belongs to, read off its names and shapes."""
+"""The code base and the architecture of a PyTorch state dict, from its names and shapes."""
 
 import re
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from keras_encnet.convert.names import BACKBONE, CODE_BASES, state_key
+from keras_encnet.convert.names import BACKBONE_PREFIX, CODE_BASES, state_key
 from keras_encnet.models.resnet import BACKBONES, BLOCKS, STEMS
 
 
-def code_base_of(keys):
-    """`"mmsegmentation"`, `"pytorch_encoding"`, or `None` where it is neither's EncNet."""
+def code_base_of(keys: Collection[str]) -> str | None:
+    """`"mmsegmentation"`, `"pytorch_encoding"`, or `None` if the keys are not those of an EncNet."""
     for name in CODE_BASES:
         marks = {state_key("pixel_logits", "kernel", name), state_key("encoding", "codewords", name)}
         if marks <= set(keys):
@@ -15,29 +17,29 @@ def code_base_of(keys):
     return None
 
 
-def backbone_code_base_of(keys):
-    """The same for a backbone alone, `None` where it is no ResNet."""
+def backbone_code_base_of(keys: Collection[str]) -> str | None:
+    """Like `code_base_of`, for the keys of a backbone alone; `None` if they are not a ResNet's."""
     if "layer1.0.conv1.weight" not in keys:
         return None
     # timm names its layers as PyTorch-Encoding does; the 7×7 stem has one name everywhere.
     return "mmsegmentation" if "stem.0.weight" in keys else "pytorch_encoding"
 
 
-def backbone_part(state, code_base):
-    """The backbone's entries of an EncNet's state dict, without what precedes their names."""
-    prefix = BACKBONE[code_base]
+def backbone_part(state: Mapping[str, Any], code_base: str) -> dict[str, Any]:
+    """The backbone's entries of an EncNet's state dict, under their names without the prefix."""
+    prefix = BACKBONE_PREFIX[code_base]
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def encnet_arguments(shapes, code_base):
-    """The arguments of `EncNet` that names and shapes tell.
+def encnet_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) -> dict[str, Any]:
+    """The arguments of `EncNet` that follow from names and shapes.
 
     Args:
         shapes: maps the names of a state dict to PyTorch shapes.
-        code_base: whose names they are.
+        code_base: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Raises:
-        ValueError: if the backbone is no ResNet that this package has, or there is one class.
+        ValueError: if the backbone is not a ResNet that this package has, or there is one class.
         KeyError: if an entry is missing.
     """
 
@@ -48,13 +50,13 @@ def encnet_arguments(shapes, code_base):
     num_classes = shapes[key("pixel_logits")][0]
     if num_classes == 1 and shapes.get(key("se_logits"), (2,))[0] == 1:
         raise ValueError(
-            "It has one class, and so nothing to tell apart. Train it with two, the other one being "
-            "what is left (num_classes=2)."
+            "The model must have two classes or more. Received: one class. Train it with "
+            "`num_classes=2`, the second class being everything else."
         )
     return {
         "backbone": backbone,
         "width": width,
-        # One output, with a sigmoid and a threshold, tells two classes apart.
+        # One output, with a sigmoid and a threshold, separates two classes.
         "num_classes": max(2, num_classes),
         "num_codes": shapes[key("encoding", "codewords")][0],
         "head_channels": shapes[key("bottleneck")][0],
@@ -64,11 +66,16 @@ def encnet_arguments(shapes, code_base):
     }
 
 
-def backbone_arguments(shapes, code_base):
-    """The name and the width of a backbone, by its own names and shapes."""
+def backbone_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) -> tuple[str, float]:
+    """The name and the width of a backbone, from its names (without the prefix) and shapes.
+
+    Raises:
+        ValueError: if it is not a ResNet that this package has.
+    """
 
     def key(layer, plain_stem=False):
-        return state_key(layer, "kernel", code_base, plain_stem).removeprefix(BACKBONE[code_base])
+        name = state_key(layer, "kernel", code_base, plain_stem)
+        return name.removeprefix(BACKBONE_PREFIX[code_base])
 
     blocks = tuple(_count_blocks(shapes, stage) for stage in (1, 2, 3, 4))
     first = key("stage1_block1_conv1")
@@ -76,18 +83,22 @@ def backbone_arguments(shapes, code_base):
     depths = [d for d, counts in BLOCKS.items() if counts == blocks and (d >= 50) == bottlenecks]
     if not depths or first not in shapes:
         raise ValueError(
-            f"The backbone is no ResNet of {', '.join(map(str, BLOCKS))} layers: its four stages have "
-            f"{blocks} blocks{', bottlenecks' if bottlenecks else ''}."
+            f"The backbone must be a ResNet of {', '.join(map(str, BLOCKS))} layers. Received: four "
+            f"stages of {blocks} {'bottleneck' if bottlenecks else 'basic'} blocks."
         )
     width = shapes[first][0] / 64
-    deep = tuple(shapes.get(key(f"stem_conv{i}"), (0,))[0] for i in (1, 2, 3))
-    stems = [s for s, c in STEMS.items() if c and deep == tuple(round(n * width) for n in c)]
+    stem_channels = tuple(shapes.get(key(f"stem_conv{i}"), (0,))[0] for i in (1, 2, 3))
+    stems = [
+        stem
+        for stem, channels in STEMS.items()
+        if channels and stem_channels == tuple(round(n * width) for n in channels)
+    ]
     if key("stem_conv1", plain_stem=True) in shapes:
         stems = ["v1"]
     if not stems:
         raise ValueError(
-            f"The backbone's stem has convolutions of {deep} channels; known are 32-32-64 and "
-            f"64-64-128 (times {width:g}, by its first stage), and one of 7×7."
+            "The backbone's stem must be one 7×7 convolution, or three of 32, 32 and 64 or of 64, 64 "
+            f"and 128 channels, times {width:g} (from the first stage). Received: {stem_channels}"
         )
     wanted = {"depth": depths[0], "stem": stems[0]}
     return next(name for name, backbone in BACKBONES.items() if backbone == wanted), width

@@ -1,8 +1,9 @@
 """How the PyTorch code bases name the layers of EncNet.
 
-One table a code base: a pattern of our layer names, and a function of its numbers that gives the
-prefixes of the layer's parts there. A `ConvNorm` has two, a convolution and a normalization; any
-other layer has one. The originals count from 0, we from 1.
+Each code base has one table. A row maps a pattern of our layer names to a function, which takes the
+numbers in the name and returns the prefixes of the layer's parts in the state dict. A `ConvNorm` has
+two parts, a convolution and a normalization. Any other layer has one. The originals count from 0, we
+count from 1.
 """
 
 import re
@@ -65,21 +66,21 @@ PYTORCH_ENCODING = {
 
 CODE_BASES = {"mmsegmentation": MMSEGMENTATION, "pytorch_encoding": PYTORCH_ENCODING}
 
-# The one convolution of stem "v1" has the first of three in no other stem's name.
+# Stem "v1" has a single convolution, named differently from the first of the three in other stems.
 PLAIN_STEM = {
     "mmsegmentation": {r"stem_conv1": lambda: ("backbone.conv1", "backbone.bn1")},
     "pytorch_encoding": {r"stem_conv1": lambda: ("pretrained.conv1", "pretrained.bn1")},
 }
 
-# What precedes the backbone's names; a file of a backbone alone lacks it.
-BACKBONE = {"mmsegmentation": "backbone.", "pytorch_encoding": "pretrained."}
+# The prefix of the backbone's names, which files of a backbone alone lack.
+BACKBONE_PREFIX = {"mmsegmentation": "backbone.", "pytorch_encoding": "pretrained."}
 
-# In a state dict, but of no use for inference: step counters, the ImageNet classifier, and the
-# averages of mmcv's EMA hook.
-PASSENGERS = r".*\.num_batches_tracked|(pretrained\.)?fc\.(weight|bias)|ema_\w+"
+# Entries of a state dict that are ignored: step counters, the ImageNet classifier, and the averages of
+# mmcv's EMA hook.
+IGNORED = r".*\.num_batches_tracked|(pretrained\.)?fc\.(weight|bias)|ema_\w+"
 
-# Our variables' names → (which part, the entry's name there).
-ENTRIES = {
+# The names of our variables → (index of the layer's part, name of the entry in the state dict).
+VARIABLES = {
     "kernel": (0, "weight"),
     "bias": (0, "bias"),
     "codewords": (0, "codewords"),
@@ -91,17 +92,26 @@ ENTRIES = {
 }
 
 
-def state_key(layer, variable, code_base, plain_stem=False):
-    """The name of a layer's variable in a state dict; `plain_stem`: the stem is one 7×7 convolution.
+def state_key(layer: str, variable: str, code_base: str, plain_stem: bool = False) -> str:
+    """The name in a state dict of a layer's variable.
+
+    Args:
+        layer: our name of the layer.
+        variable: our name of the variable, a key of `VARIABLES`.
+        code_base: a key of `CODE_BASES`.
+        plain_stem: whether the stem is a single 7×7 convolution.
+
+    Raises:
+        ValueError: if the code base has no such layer.
 
     >>> state_key("bottleneck", "gamma", "mmsegmentation")
     'decode_head.bottleneck.bn.weight'
     """
-    # The first pattern that fits counts.
+    # The first matching pattern is used.
     table = (PLAIN_STEM[code_base] if plain_stem else {}) | CODE_BASES[code_base]
-    part, entry = ENTRIES[variable]
+    part, entry = VARIABLES[variable]
     for pattern, parts in table.items():
         match = re.fullmatch(pattern, layer)
         if match:
             return f"{parts(*map(int, match.groups()))[part]}.{entry}"
-    raise ValueError(f"Layer {layer!r} has no counterpart in {code_base}.")
+    raise ValueError(f"`layer` must have a counterpart in {code_base}. Received: {layer!r}")

@@ -1,7 +1,10 @@
 """From a PyTorch checkpoint to a model."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_encnet.convert.architecture import (
@@ -12,25 +15,38 @@ from keras_encnet.convert.architecture import (
     encnet_arguments,
 )
 from keras_encnet.convert.names import CODE_BASES, state_key
+from keras_encnet.convert.reading import Checkpoint
 from keras_encnet.convert.settings import model_settings
 from keras_encnet.convert.state import load_backbone_state, load_state
+from keras_encnet.data.conventions import IGNORE_INDEX, ignore_index_for
 from keras_encnet.layers.policies import skip_kernel_init
 from keras_encnet.models.resnet import backbone_by_name
 
-# mmsegmentation's, where a model has one output for two classes.
+# mmsegmentation's default for models with one output for two classes.
 SIGMOID_THRESHOLD = 0.3
 
 
 def encnet_from_checkpoint(
-    cls, checkpoint, *, align_corners=None, labels=None, palette=None, evaluation=None, release=None
-):
-    """What `EncNet.from_pytorch` documents.
+    cls: type[keras.Model],
+    checkpoint: Checkpoint,
+    *,
+    align_corners: bool | None = None,
+    labels: Sequence[str] | None = None,
+    palette=None,
+    evaluation: dict | None = None,
+    release: dict[str, Any] | None = None,
+) -> keras.Model:
+    """Implements `EncNet.from_pytorch`, which documents the other arguments.
 
     Args:
-        cls: `EncNet`, or a class derived from it.
+        cls: `EncNet` or a subclass.
         checkpoint: from `read_checkpoint`.
-        release: arguments of `EncNet` that a release is known to have and its file may not tell:
-            `num_classes`, and any of `labels`, `palette`, `align_corners`, `evaluation`.
+        release: known arguments of a published model, used where the file does not contain them:
+            `num_classes`, and any of `labels`, `palette`, `align_corners`, `evaluation`. Ignored if
+            the file has another number of classes.
+
+    Raises:
+        ValueError: if the checkpoint is not an EncNet's, or weights are missing or unexpected.
     """
     state, shapes, path = dict(checkpoint.state), checkpoint.shapes, checkpoint.path
     code_base = code_base_of(shapes)
@@ -55,18 +71,20 @@ def encnet_from_checkpoint(
     bgr = settings.pop("bgr", False)
     if "align_corners" not in settings:
         warnings.warn(
-            f"{path} does not say whether its resizing aligns corners; taken as `align_corners=False`, "
-            "mmsegmentation's default. Give `align_corners=True` if the model was trained so.",
+            f"{path} does not say whether resizing aligns corners. Using `align_corners=False`, "
+            "mmsegmentation's default. Pass `align_corners=True` if the model was trained that way.",
             stacklevel=3,
         )
-    if arguments["num_classes"] > settings.get("ignore_index", 255):
-        settings["ignore_index"] = 65535
+    settings["ignore_index"] = ignore_index_for(
+        arguments["num_classes"], settings.get("ignore_index", IGNORE_INDEX)
+    )
 
     for layer in ("pixel_logits", "aux_logits"):
         kernel, bias = (state_key(layer, variable, code_base) for variable in ("kernel", "bias"))
         if shapes.get(kernel, (0,))[0] == 1 and bias in state:
-            _two_outputs(state, kernel, bias, threshold)
+            _make_two_outputs(state, kernel, bias, threshold)
     if bgr:
+        # `EncNet` takes RGB: the input channels of the first convolution are reversed instead.
         settings |= {name: settings[name][::-1] for name in ("mean", "std") if name in settings}
         stems = (state_key("stem_conv1", "kernel", code_base, plain) for plain in (False, True))
         stem = next(key for key in stems if key in state)
@@ -81,17 +99,18 @@ def encnet_from_checkpoint(
     return model
 
 
-def backbone_from_checkpoint(checkpoint):
-    """A ResNet with the weights of a checkpoint of one alone (ImageNet's, say), or of an EncNet's.
+def backbone_from_checkpoint(checkpoint: Checkpoint) -> keras.Model:
+    """A ResNet with the weights of a checkpoint.
 
     Args:
-        checkpoint: of mmsegmentation, PyTorch-Encoding or timm, from `read_checkpoint`.
+        checkpoint: from `read_checkpoint`: a ResNet of mmsegmentation, PyTorch-Encoding or timm, for
+            instance trained on ImageNet, or an EncNet, of which the backbone is taken.
 
     Returns:
         A `keras.Model` from normalized RGB to four feature maps.
 
     Raises:
-        ValueError: if it is not a ResNet's, or not one that this package has.
+        ValueError: if it is not a ResNet, or not one that this package has.
     """
     state, code_base = _backbone_state(checkpoint)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
@@ -105,8 +124,12 @@ def backbone_from_checkpoint(checkpoint):
     return backbone
 
 
-def load_backbone(backbone, checkpoint):
-    """Loads such a checkpoint into a backbone of the same architecture."""
+def load_backbone(backbone: keras.Model, checkpoint: Checkpoint) -> None:
+    """Loads a checkpoint, as in `backbone_from_checkpoint`, into a backbone of the same architecture.
+
+    Raises:
+        ValueError: if the checkpoint is of another architecture.
+    """
     state, code_base = _backbone_state(checkpoint)
     try:
         load_backbone_state(backbone, state, code_base)
@@ -116,8 +139,8 @@ def load_backbone(backbone, checkpoint):
         ) from error
 
 
-def is_backbone(checkpoint):
-    """Whether a checkpoint holds a backbone alone."""
+def is_backbone(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds only a backbone."""
     keys = checkpoint.state
     return code_base_of(keys) is None and backbone_code_base_of(keys) is not None
 
@@ -130,42 +153,45 @@ def _backbone_state(checkpoint):
     code_base = backbone_code_base_of(state)
     if code_base is None:
         raise ValueError(
-            f"{checkpoint.path} holds no ResNet as mmsegmentation, PyTorch-Encoding or timm name it: "
-            f"its {len(state)} entries begin with {', '.join(list(state)[:3])}."
+            f"{checkpoint.path} must hold a ResNet with the names of mmsegmentation, PyTorch-Encoding "
+            f"or timm. Received: {_first_keys(state)}."
         )
     return state, code_base
 
 
 def _settings(checkpoint, code_base, num_classes, release):
-    """What the file says about itself, otherwise what is known of the release."""
-    path, settings = checkpoint.path, {}
+    """The settings in the file's metadata, completed by what is known of the release."""
+    path, known = checkpoint.path, {}
     if release is not None and release["num_classes"] == num_classes:
-        settings = {name: value for name, value in release.items() if name != "num_classes"}
+        known = {name: value for name, value in release.items() if name != "num_classes"}
     elif code_base == "pytorch_encoding":
-        settings = {"align_corners": True}
-    told = model_settings(checkpoint.meta)
+        known = {"align_corners": True}
+    settings = model_settings(checkpoint.meta)
     for name in ("labels", "palette"):
-        if name in told and len(told[name]) != num_classes:
+        if name in settings and len(settings[name]) != num_classes:
             warnings.warn(
-                f"{path}: its metadata has {len(told[name])} {name} for {num_classes} classes: left "
-                f"out. Give `{name}=`.",
+                f"{path}: the {name} in its metadata must have one entry for each of {num_classes} "
+                f"classes. Received: {len(settings[name])} entries, which are ignored. Pass `{name}=`.",
                 stacklevel=4,
             )
-            del told[name]
-    if told.get("ignore_index", num_classes) < num_classes:
-        ignored = told.pop("ignore_index")
+            del settings[name]
+    if settings.get("ignore_index", num_classes) < num_classes:
+        ignored = settings.pop("ignore_index")
         if ignored >= 0:
             warnings.warn(
-                f"{path}: it was trained to ignore the class {ignored}. Here such a value is outside "
-                "the classes: to train it further, rename it in the masks, "
-                f"`label_map={{{ignored}: 255}}`.",
+                f"{path} was trained to ignore the class {ignored}. Here, ignored pixels must have a "
+                "value outside the classes. To train the model further, change it in the masks with "
+                f"`label_map={{{ignored}: {ignore_index_for(num_classes)}}}`.",
                 stacklevel=4,
             )
-    return settings | told
+    return known | settings
 
 
-def _two_outputs(state, kernel, bias, threshold):
-    """A sigmoid over `threshold` is the larger one of two logits: 0 and x − log(t / (1 − t))."""
+def _make_two_outputs(state, kernel, bias, threshold):
+    """Replaces a classifier with one output x by an equivalent one with two.
+
+    sigmoid(x) > t exactly where x − log(t / (1 − t)) > 0, so these are the logits of the two classes.
+    """
     state[bias] = np.asarray(state[bias]) - np.log(threshold / (1 - threshold))
     for key in (kernel, bias):
         state[key] = np.concatenate([np.zeros_like(state[key]), state[key]])
@@ -174,11 +200,15 @@ def _two_outputs(state, kernel, bias, threshold):
 def _not_encnet(path, shapes):
     if backbone_code_base_of(shapes):
         return (
-            f"{path} holds a backbone alone. Start from it with "
+            f"{path} holds only a backbone. To start from it, use "
             f"`EncNet(backbone, num_classes, backbone_weights={str(path)!r})`."
         )
+    codewords = (state_key("encoding", "codewords", name) for name in CODE_BASES)
     return (
-        f"{path} holds no EncNet of mmsegmentation or PyTorch-Encoding: its {len(shapes)} entries "
-        f"begin with {', '.join(list(shapes)[:3])}; an EncNet has "
-        f"{' or '.join(state_key('encoding', 'codewords', name) for name in CODE_BASES)}."
+        f"{path} must hold an EncNet of mmsegmentation or PyTorch-Encoding, with an entry "
+        f"{' or '.join(codewords)}. Received: {_first_keys(shapes)}."
     )
+
+
+def _first_keys(state):
+    return f"{len(state)} entries that begin with {', '.join(list(state)[:3])}"

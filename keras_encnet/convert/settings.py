@@ -1,39 +1,40 @@
-"""What the metadata of an mmsegmentation checkpoint says about its model."""
+"""The settings of a model in the metadata of an mmsegmentation checkpoint."""
 
 import ast
+from typing import Any
 
 from keras_encnet.models.resnet import DILATIONS, STRIDES
 
 
-def model_settings(meta):
-    """The arguments of `EncNet` that a checkpoint's metadata tells, of those it does tell.
+def model_settings(meta: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `EncNet` that a checkpoint's metadata contains.
 
-    Reads the class names and colours of either generation (`CLASSES`, `PALETTE`; `dataset_meta`) and
-    the text of the run's config, which is Python: it is parsed, never run.
+    Reads the class names and colours of mmsegmentation 0.x (`CLASSES`, `PALETTE`) and 1.x
+    (`dataset_meta`), and the text of the run's config. The text is Python: it is parsed, never run.
 
     Args:
         meta: `Checkpoint.meta`.
 
-    Raises:
-        ValueError: if the backbone has options that `resnet` lacks.
-
     Returns:
         A dict with some of `labels`, `palette`, `align_corners`, `output_stride`, `mean`, `std`,
-        `evaluation`, `ignore_index`, `dropout`, and of two that are no arguments: `threshold` (of a
-        sigmoid) and `bgr` (whether the network takes blue first).
+        `evaluation`, `ignore_index`, `dropout`. It may also contain `threshold` (of a sigmoid) and
+        `bgr` (whether the network takes BGR), which are not arguments of `EncNet`.
+
+    Raises:
+        ValueError: if the backbone has options that `resnet` lacks.
 
     >>> text = "model = dict(decode_head=dict(type='EncHead', align_corners=True))"
     >>> model_settings({"CLASSES": ("sky", "road"), "cfg": text})
     {'labels': ['sky', 'road'], 'align_corners': True}
     """
-    data_set = {**meta, **_mapping(meta.get("dataset_meta"))}
+    dataset = {**meta, **_dict_or_empty(meta.get("dataset_meta"))}
     found = {
-        "labels": _names(data_set.get("classes", data_set.get("CLASSES"))),
-        "palette": _colours(data_set.get("palette", data_set.get("PALETTE"))),
+        "labels": _names(dataset.get("classes", dataset.get("CLASSES"))),
+        "palette": _colours(dataset.get("palette", dataset.get("PALETTE"))),
     }
     config = read_config(meta.get("cfg") or meta.get("config") or "")
-    model = _mapping(config.get("model"))
-    head = _mapping(model.get("decode_head"))
+    model = _dict_or_empty(config.get("model"))
+    head = _dict_or_empty(model.get("decode_head"))
     found |= {
         **_normalization(config, model),
         "align_corners": head.get("align_corners"),
@@ -46,8 +47,10 @@ def model_settings(meta):
     return {name: value for name, value in found.items() if value is not None}
 
 
-def read_config(text):
-    """The assignments of a config's text whose values are plain, as a dict; what is not is `None`.
+def read_config(text: str) -> dict[str, Any]:
+    """The variables that a config's text assigns, where `None` replaces whatever is not a literal.
+
+    Empty if `text` is not a string or not valid Python.
 
     >>> read_config("a = dict(b=[1, -2.5], c=('x', f()))")
     {'a': {'b': [1, -2.5], 'c': ('x', None)}}
@@ -61,22 +64,22 @@ def read_config(text):
     found = {}
     for statement in statements:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            found[statement.targets[0].id] = _plain(statement.value)
+            found[statement.targets[0].id] = _literal(statement.value)
     return found
 
 
-def _plain(node):
+def _literal(node):
     match node:
         case ast.Constant(value=value):
             return value
         case ast.List(elts=items):
-            return [_plain(item) for item in items]
+            return [_literal(item) for item in items]
         case ast.Tuple(elts=items):
-            return tuple(_plain(item) for item in items)
+            return tuple(_literal(item) for item in items)
         case ast.Dict(keys=keys, values=values):
-            return dict(zip(map(_plain, keys), map(_plain, values), strict=True))
+            return dict(zip(map(_literal, keys), map(_literal, values), strict=True))
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=entries):
-            return {entry.arg: _plain(entry.value) for entry in entries}
+            return {entry.arg: _literal(entry.value) for entry in entries}
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
     return None
@@ -87,44 +90,44 @@ def _evaluation(config, model):
     size = _resize(config.get("test_pipeline"))
     if size:
         rule["resize"] = size
-    # The first releases had it beside the model.
-    test = _mapping(model.get("test_cfg") or config.get("test_cfg"))
+    # In the first releases, `test_cfg` is not part of the model.
+    test = _dict_or_empty(model.get("test_cfg") or config.get("test_cfg"))
     if test.get("mode") == "slide":
         rule["window"], rule["stride"] = test.get("crop_size"), test.get("stride")
     return {name: list(value) for name, value in rule.items() if value} or None
 
 
 def _resize(pipeline):
-    """(long, short) of a test pipeline that keeps the aspect, of either generation."""
+    """(long side, short side) in pixels, if the test pipeline resizes and keeps the aspect ratio."""
     resize = _step(pipeline, "Resize") or {}
-    # In 0.x the size stands with the step around it.
+    # In 0.x the size belongs to the step that contains `Resize`.
     outer = _step(pipeline, "MultiScaleFlipAug") or {}
     size = outer.get("img_scale") or (resize.get("keep_ratio") and resize.get("scale"))
     return sorted(size, reverse=True) if _is_pair(size) else None
 
 
 def _normalization(config, model):
-    """Mean, standard deviation and order of channels, where the config has them."""
-    pixels = model.get("data_preprocessor") or config.get("data_preprocessor")
-    if isinstance(pixels, dict):
-        # In 1.x the model does it, by default not at all and with blue first, as images are read.
-        bgr = not (pixels.get("bgr_to_rgb") or pixels.get("rgb_to_bgr"))
-        mean, std = pixels.get("mean"), pixels.get("std")
+    """Mean, standard deviation and order of channels, if the config has them."""
+    options = model.get("data_preprocessor") or config.get("data_preprocessor")
+    if isinstance(options, dict):
+        # In 1.x the model normalizes. By default it does not, and takes BGR, as images are loaded.
+        bgr = not (options.get("bgr_to_rgb") or options.get("rgb_to_bgr"))
+        mean, std = options.get("mean"), options.get("std")
         if mean is None:
             mean, std = [0, 0, 0], [1, 1, 1]
     else:
-        # In 0.x a step of the pipeline does.
-        pixels = config.get("img_norm_cfg") or _step(config.get("test_pipeline"), "Normalize")
-        if not isinstance(pixels, dict):
+        # In 0.x a step of the pipeline normalizes.
+        options = config.get("img_norm_cfg") or _step(config.get("test_pipeline"), "Normalize")
+        if not isinstance(options, dict):
             return {}
-        bgr, mean, std = not pixels.get("to_rgb", True), pixels.get("mean"), pixels.get("std")
+        bgr, mean, std = not options.get("to_rgb", True), options.get("mean"), options.get("std")
     return {"mean": mean, "std": std, "bgr": bgr or None}
 
 
 def _step(pipeline, kind):
-    """The first step of a type in a pipeline, steps within steps included."""
+    """The first step of a type in a pipeline, including nested steps."""
     for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
-        step = _mapping(step)
+        step = _dict_or_empty(step)
         found = step if step.get("type") == kind else _step(step.get("transforms"), kind)
         if found:
             return found
@@ -132,22 +135,23 @@ def _step(pipeline, kind):
 
 
 def _output_stride(backbone):
-    """By the options of a backbone that no shape shows; mmsegmentation's defaults where it has none."""
+    """From a backbone's options, which do not show in its shapes; mmsegmentation's defaults apply."""
     if not isinstance(backbone, dict):
         return None
     strides = tuple(backbone.get("strides") or (1, 2, 2, 2))
     dilations = tuple(backbone.get("dilations") or (1, 1, 1, 1))
     contracted = backbone.get("contract_dilation", False) or max(dilations) == 1
-    other = [name for name in ("multi_grid", "dcn", "plugins") if backbone.get(name)]
+    unsupported = [name for name in ("multi_grid", "dcn", "plugins") if backbone.get(name)]
     if backbone.get("style", "pytorch") != "pytorch":
-        other.append("style")
+        unsupported.append("style")
     stride = next((n for n in STRIDES if (STRIDES[n], DILATIONS[n]) == (strides, dilations)), None)
-    if stride is None or not contracted or other:
+    if stride is None or not contracted or unsupported:
+        known = (f"strides={STRIDES[n]} with dilations={DILATIONS[n]}" for n in STRIDES)
         raise ValueError(
-            f"Its config has a backbone with strides={strides}, dilations={dilations}, "
+            f"The backbone in its config must have {' or '.join(known)}, contract_dilation=True if it "
+            f"dilates, and no other options. Received: strides={strides}, dilations={dilations}, "
             f"contract_dilation={bool(backbone.get('contract_dilation'))}"
-            f"{''.join(f', {name}={backbone[name]!r}' for name in other)}; known are "
-            f"{', '.join(f'{STRIDES[n]} with {DILATIONS[n]}' for n in STRIDES)}, contracted."
+            f"{''.join(f', {name}={backbone[name]!r}' for name in unsupported)}"
         )
     return stride
 
@@ -156,7 +160,7 @@ def _is_pair(value):
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
 
 
-def _mapping(value):
+def _dict_or_empty(value):
     return value if isinstance(value, dict) else {}
 
 
@@ -171,5 +175,5 @@ def _colours(value):
         colours = [[int(channel) for channel in colour] for colour in value]
     except (TypeError, ValueError):
         return None
-    whole = colours and all(len(c) == 3 and all(0 <= n <= 255 for n in c) for c in colours)
-    return colours if whole else None
+    valid = colours and all(len(c) == 3 and all(0 <= n <= 255 for n in c) for c in colours)
+    return colours if valid else None

@@ -1,26 +1,31 @@
+"""Copies the weights of a PyTorch state dict into a model."""
+
 import re
+from collections.abc import Mapping
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from keras_encnet.convert.names import BACKBONE, PASSENGERS, state_key
+from keras_encnet.convert.names import BACKBONE_PREFIX, IGNORED, state_key
 
 
-def variable_keys(model, code_base):
-    """The state-dict key of each of a model's variables.
+def variable_keys(model: keras.Model, code_base: str) -> list[tuple[str, keras.Variable]]:
+    """The key of each of a model's variables in a state dict.
 
     Args:
-        model: an `EncNet`, or a backbone of one.
+        model: an `EncNet`, or its backbone.
         code_base: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Returns:
-        A list of (key, Keras variable), trainable or not, each once.
+        A list of (key, Keras variable), each once, including variables that are not trainable.
 
     >>> model = keras_encnet.EncNet("resnet18", 2, width=0.125, head_channels=8)
     >>> variables = dict(variable_keys(model, "mmsegmentation"))
     >>> tuple(variables["decode_head.conv_seg.weight"].shape)
     (1, 1, 8, 2)
     """
-    # Every weight belongs to a layer without layers of its own.
+    # Every variable belongs to a layer without sublayers. Keras lists these only through private names.
     layers = [layer for layer in model._flatten_layers() if not layer._layers and layer.weights]
     plain_stem = not any(layer.name == "stem_conv2" for layer in layers)
     return [
@@ -30,47 +35,45 @@ def variable_keys(model, code_base):
     ]
 
 
-def load_state(model, state, code_base):
+def load_state(model: keras.Model, state: Mapping[str, ArrayLike], code_base: str) -> None:
     """Copies a PyTorch state dict of the same architecture into a model.
 
     Args:
         model: an `EncNet`.
-        state: maps names to arrays; each is used exactly once, but for `names.PASSENGERS`.
-        code_base: whose names they are: `"mmsegmentation"` or `"pytorch_encoding"`.
+        state: maps names to arrays; each is used exactly once, except for `names.IGNORED`.
+        code_base: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Raises:
-        ValueError: if an array is missing, left over or of another shape. Nothing is changed then.
+        ValueError: if an array is missing, unexpected or has the wrong shape. Nothing is changed then.
     """
     _assign(variable_keys(model, code_base), state, f"{model.name}, {code_base} names")
 
 
-def load_backbone_state(backbone, state, code_base):
-    """The same for a backbone alone, whose names have no prefix."""
-    prefix = BACKBONE[code_base]
+def load_backbone_state(backbone: keras.Model, state: Mapping[str, ArrayLike], code_base: str) -> None:
+    """Like `load_state`, for a backbone and a state dict without the prefix of a backbone's names."""
+    prefix = BACKBONE_PREFIX[code_base]
     pairs = [(key.removeprefix(prefix), v) for key, v in variable_keys(backbone, code_base)]
     _assign(pairs, state, f"{backbone.name}, {code_base} names")
 
 
-def _assign(pairs, state, whose):
+def _assign(pairs, state, target):
     keys = {key for key, _ in pairs}
     wrong = {
         "Missing": [f"{k} {pytorch_shape(k, v.shape)}" for k, v in pairs if k not in state],
-        "Left over": [
+        "Unexpected": [
             f"{key} {tuple(np.shape(value))}"
             for key, value in state.items()
-            if key not in keys and not re.fullmatch(PASSENGERS, key)
+            if key not in keys and not re.fullmatch(IGNORED, key)
         ],
-        "Of another shape": [
+        "Wrong shape": [
             f"{k} {tuple(np.shape(state[k]))} where the model has {pytorch_shape(k, v.shape)}"
             for k, v in pairs
             if k in state and tuple(np.shape(state[k])) != pytorch_shape(k, v.shape)
         ],
     }
     if any(wrong.values()):
-        found = "; ".join(
-            f"{what}: {', '.join(sorted(which))}" for what, which in wrong.items() if which
-        )
-        raise ValueError(f"The weights are not those of this model ({whose}). {found}.")
+        found = " ".join(f"{what}: {', '.join(sorted(k))}." for what, k in wrong.items() if k)
+        raise ValueError(f"The weights must be those of the model ({target}). {found}")
     for key, variable in pairs:
         variable.assign(_to_keras_layout(key, np.asarray(state[key])))
 
@@ -83,8 +86,8 @@ def _to_keras_layout(key, value):
     return value
 
 
-def pytorch_shape(key, shape):
-    """The PyTorch shape of the entry `key` whose Keras shape is `shape`."""
+def pytorch_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in PyTorch of the entry `key`, given its shape in Keras."""
     shape = tuple(shape)
     if len(shape) == 4:
         return (shape[3], shape[2], *shape[:2])

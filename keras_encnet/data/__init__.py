@@ -1,4 +1,4 @@
-"""Images and their masks: where they come from, and how they reach `fit`."""
+"""Images and masks: reading, checking, augmenting and batching them."""
 
 from keras_encnet.data.batching import batches
 from keras_encnet.data.checks import check_arrays, check_masks

@@ -1,62 +1,65 @@
-"""Batches for `fit`, `evaluate` and `predict`: prepared in threads, reproducible to the step."""
+"""Batches for `fit`, `evaluate` and `predict`: prepared in threads and reproducible."""
 
 import os
 import threading
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 
 from keras_encnet.data.checks import check_sizes
+from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size
 from keras_encnet.data.images import read_image
 from keras_encnet.data.pairs import Pairs
 from keras_encnet.data.transforms import augment as augmented
 from keras_encnet.data.transforms import fit
 
-AHEAD = 2  # batches in preparation while the model computes
+AHEAD = 2  # batches that are prepared while the model computes
 
 
 def batches(
-    pairs,
+    pairs: Pairs | Sequence,
     *,
-    size,
-    batch_size,
-    augment=False,
-    seed=None,
-    resize=None,
-    scale=(0.5, 2.0),
-    photometric=True,
-    ignore_index=255,
-):
+    size: tuple[int, int] | None,
+    batch_size: int,
+    augment: bool = False,
+    seed: int | None = None,
+    resize: tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.5, 2.0),
+    photometric: bool = True,
+    ignore_index: int = IGNORE_INDEX,
+) -> "Batches":
     """Batches of images and masks, for `fit`, `evaluate` and `predict` on every backend.
 
-    With `augment`, each epoch shuffles anew and draws new sizes, crops, flips and colours, all of
-    them functions of the seed, the epoch and the position in it; the last batch is dropped unless
-    full, and a set smaller than a batch is repeated to fill one. Without, the order is kept,
-    nothing is left out, and each image is resized to lie within `size` and padded.
+    With `augment`, every epoch has a new order and new random sizes, crops, flips and colours. They
+    depend only on the seed, the epoch and the position in the epoch. An incomplete last batch is
+    dropped, and pairs are repeated if there are fewer than `batch_size`.
+
+    Without `augment`, the order is kept, no image is left out, and each image is resized to fit
+    into `size` and padded.
 
     Args:
         pairs: `keras_encnet.data.Pairs`, from `folder` for instance, or any sequence of
             (image, mask).
-        size: `(height, width)` of the images in a batch. `None`, without `augment`, takes images as
-            they are: batches then end where the size changes.
-        batch_size: images in a batch.
-        augment: whether to draw random crops, for training.
-        seed: integer; `None` draws one, which `.seed` keeps.
-        resize: `(long, short)`, sides into which images are fitted before the random resizing, as
-            (2048, 512) for ADE20K; `None` starts from their own size.
+        size: `(height, width)` of the images in a batch. `None`, without `augment`, keeps the sizes
+            of the images. A batch then ends where the size changes.
+        batch_size: number of images in a batch.
+        augment: whether to augment the images, for training.
+        seed: integer. `None` chooses one at random, see the attribute `seed`.
+        resize: `(long, short)` sides that images are fitted into before the random resizing, (2048,
+            512) for ADE20K for instance. `None` keeps their sizes.
         scale: smallest and largest ratio of the random resizing.
-        photometric: whether brightness, contrast, saturation and hue are changed.
-        ignore_index: the label of padding.
+        photometric: whether to change brightness, contrast, saturation and hue.
+        ignore_index: mask value of the padding.
 
     Returns:
-        `Batches`, of which `[i]` is the `i`th batch of the current epoch: images `uint8`
-        `(batch, height, width, 3)` and masks `(batch, height, width)`, `uint8`, or `int32` from
-        masks of 16 bits.
+        `Batches`. `[i]` is batch `i` of the current epoch: images `uint8` `(batch, height, width, 3)`
+        and masks `(batch, height, width)`, `uint8`, or `int32` if they are from 16-bit files.
 
     Raises:
-        ValueError: there are no pairs; `size`, `batch_size` or `seed` is not what it has to be.
+        ValueError: if there are no pairs, or `size`, `batch_size` or `seed` is invalid.
 
     >>> pairs = [(np.zeros((40, 60, 3), "uint8"), np.ones((40, 60), "uint8"))] * 5
     >>> training = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0)
@@ -68,26 +71,30 @@ def batches(
     """
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     if not len(pairs):
-        raise ValueError("There are no pairs to make batches of.")
+        raise ValueError("`pairs` must not be empty. Received: no pairs")
     if batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(f"`batch_size` is the number of images in a batch; got {batch_size!r}.")
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
     if size is None and augment:
-        raise ValueError("`augment` crops: give it `size`, (512, 512) for instance; got None.")
+        raise ValueError(
+            "`size` must be the (height, width) of the crops if augment=True. Received: None. "
+            "Give it, (512, 512) for instance."
+        )
     if size is not None:
         size = tuple(int(side) for side in size)
-        if len(size) != 2 or min(size) < 32:
-            raise ValueError(f"`size` is (height, width), each 32 or more; got {size}.")
+        if len(size) != 2:
+            raise ValueError(f"`size` must be (height, width). Received: {size}")
+        check_image_size(*size, "`size`", "Choose a larger one.")
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     if seed < 0:
-        raise ValueError(f"`seed` is an integer from 0 up; got {seed}.")
+        raise ValueError(f"`seed` must be an integer from 0 up. Received: {seed}")
 
-    def prepare(i, *at):
+    def prepare(i, *place):
         image, mask = pairs[i]
         image = read_image(image)
         check_sizes(image.shape[:2], mask.shape, pairs.where(i))
         if augment:
-            rng = np.random.default_rng([seed, *at])
+            rng = np.random.default_rng([seed, *place])
             return augmented(
                 rng,
                 image,
@@ -106,21 +113,26 @@ def batches(
 
 
 class Batches(keras.utils.PyDataset):
-    """What `batches` returns: the stream of batches, and the place in it.
+    """The batches that `batches` returns, and the current position in training.
 
-    Batch `k` of epoch `e` is global step `e * steps_per_epoch + k` and depends on nothing else:
-    `start_at(step)` goes on from any step exactly as an uninterrupted run would have.
+    With `augment`, training is one long series of batches. Batch `k` of epoch `e` has the global
+    step `e * steps_per_epoch + k`, and its content depends only on this number and the seed. So
+    training can be resumed at any step: after `start_at(step)` the batches are those of an
+    uninterrupted run.
+
+    `[i]` and `len` are about the batches from `step` to the end of its epoch. `fit` advances `step`
+    by one epoch at a time. Without `augment`, every epoch is the same and `step` does not advance.
 
     Attributes:
         pairs: the pairs that the batches are made of.
-        seed: of the random choices.
-        steps_per_epoch: batches in a whole epoch.
-        step: the global step of batch `[0]`. It moves on at the end of an epoch of `fit`.
+        seed: seed of the random choices.
+        steps_per_epoch: number of batches in a complete epoch.
+        step: global step of batch `[0]`.
     """
 
-    # Keras's own worker threads (`workers` of 2 and more) hand out what they prefetched in an epoch
-    # that was broken off, or only looked at, in the next one. With one worker Keras asks plainly
-    # for a batch, and the threads here prepare by global step: no batch can take another's place.
+    # Keras's own worker threads (`workers` > 1) keep batches that they prefetched for an interrupted
+    # epoch and return them in the next one. With one worker Keras only calls `__getitem__`. The
+    # threads of this class prepare batches by global step, which cannot be confused.
 
     def __init__(self, pairs, prepare, batch_size, size, augment, seed):
         super().__init__(workers=1)
@@ -129,8 +141,8 @@ class Batches(keras.utils.PyDataset):
         self._prepare = prepare
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        self._ahead = {}
-        self._order = None, None
+        self._ahead = {}  # global step: futures of its images and masks
+        self._order = None, None  # an epoch, and the order of the pairs in it
         if augment:
             self.steps_per_epoch = max(1, len(pairs) // batch_size)
         else:
@@ -138,11 +150,12 @@ class Batches(keras.utils.PyDataset):
             self.steps_per_epoch = len(self._groups)
         self.start_at(0)
 
-    def start_at(self, step):
-        """Goes on from global step `step`; an epoch begun before is finished first.
+    def start_at(self, step: int) -> "Batches":
+        """Continues from global step `step`, and returns `self`.
 
-        `len` is then the number of batches left in that epoch. Keras fixes the length of epochs
-        when `fit` begins: finish the epoch with one `fit` of one epoch, then call `fit` again.
+        If that is in the middle of an epoch, `len` is the number of batches left in it. Keras fixes
+        the length of epochs when `fit` begins: call `fit` for one epoch to finish this one, then
+        call `fit` again.
 
         >>> pairs = [(np.zeros((32, 32, 3), "uint8"), np.ones((32, 32), "uint8"))] * 6
         >>> training = batches(pairs, size=(32, 32), batch_size=2, augment=True, seed=0)
@@ -150,9 +163,12 @@ class Batches(keras.utils.PyDataset):
         (3, 2, 4)
         """
         if step != int(step) or step < 0:
-            raise ValueError(f"`step` counts batches since the first epoch's first; got {step!r}.")
+            raise ValueError(
+                "`step` must be an integer from 0 up, the number of batches since the start of the "
+                f"first epoch. Received: {step!r}"
+            )
         self.step = int(step)
-        self._drawn = None
+        self._drawn = None  # batches returned in this epoch of `fit`; `None` outside of one
         return self
 
     def __len__(self):
@@ -161,9 +177,11 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, i):
         with self._lock:
             if self._drawn is not None:
-                self._drawn += 1
+                # `fit` of a Keras model shuffles the indices unless `shuffle=False` is passed. The
+                # batches are in random order already, and must come in this order to be reproducible.
+                i, self._drawn = self._drawn, self._drawn + 1
             if not 0 <= i < len(self):
-                raise IndexError(f"batch {i} of {len(self)}")
+                raise IndexError(f"The index must be from 0 to {len(self) - 1}. Received: {i}")
             step = self.step + i
             last = step + AHEAD if self.augment else min(step + AHEAD, self.step + len(self) - 1)
             ahead = self._ahead
@@ -172,32 +190,37 @@ class Batches(keras.utils.PyDataset):
         images, masks = zip(*[sample.result() for sample in samples], strict=True)
         return np.stack(images), np.stack(masks)
 
+    # Keras calls these two at the start and end of an epoch, but also around the first one or two
+    # batches that it reads for their shapes, and after an interruption it does not call
+    # `on_epoch_end`. `step` therefore advances only if all batches of the epoch were drawn.
+
     def on_epoch_begin(self):
-        self.on_epoch_end()  # which Keras leaves out when training was stopped
-        self._drawn = 0
+        self.on_epoch_end()
+        self._drawn = 0 if self.augment else None
 
     def on_epoch_end(self):
-        # Keras calls this, too, when it has only looked at the first batches, for their shapes.
         drawn, self._drawn = self._drawn or 0, None
         if drawn == len(self):
             self.step += drawn
         elif drawn > 2:
             warnings.warn(
-                f"An epoch was broken off after {drawn} of its {len(self)} batches; the next one "
-                "starts at the first of them again. If `steps_per_epoch` did that, leave it out; "
-                "to go on in the middle of an epoch call `start_at`, then `fit` for one epoch.",
+                f"An epoch ended after {drawn} of its {len(self)} batches. The next one starts again "
+                "with the first of them. Leave out `steps_per_epoch` if that was the reason. To "
+                "resume in the middle of an epoch call `start_at`, then `fit` for one epoch.",
                 stacklevel=2,
             )
 
     def _submit(self, step):
+        """Starts preparing the batch of a global step; returns a future for each pair."""
         epoch, k = divmod(step, self.steps_per_epoch)
         if not self.augment:
             return [self._pool.submit(self._prepare, i) for i in self._groups[k]]
         if self._order[0] != epoch:
             self._order = epoch, self._shuffled(epoch)
-        places = range(k * self.batch_size, (k + 1) * self.batch_size)
         order = self._order[1]
-        return [self._pool.submit(self._prepare, order[p], epoch, p + 1) for p in places]
+        positions = range(k * self.batch_size, (k + 1) * self.batch_size)
+        # Position 0 of the seeds belongs to the shuffling.
+        return [self._pool.submit(self._prepare, order[p], epoch, p + 1) for p in positions]
 
     def _shuffled(self, epoch):
         rng = np.random.default_rng([self.seed, epoch, 0])
@@ -209,7 +232,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def _groups(pairs, batch_size, by_size):
-    """Indices of the pairs of each batch, in order; batches end where the image size changes."""
+    """Indices of the pairs of each batch, in order. `by_size` ends batches where the size changes."""
     groups, last = [], None
     for i in range(len(pairs)):
         size = tuple(pairs.image_size(i)) if by_size else None

@@ -1,20 +1,21 @@
-"""What holds for images, masks and classes in the whole package."""
+"""Conventions for images, masks and classes, shared by the whole package."""
 
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-MIN_SIZE = 32  # pixels on the shorter side of an image
-IGNORE_INDEX = 255  # the label of pixels that are ignored
-WIDE_IGNORE_INDEX = 65535  # the same where 255 is a class
+MIN_SIZE = 32  # smallest side of an image, in pixels
+IGNORE_INDEX = 255  # mask value of ignored pixels
+WIDE_IGNORE_INDEX = 65535  # the same for models that have a class 255
 
 RED = (225, 60, 50)
-DISTINCT = 256  # colours that are chosen to be told apart
+DISTINCT = 256  # number of colours chosen to be easy to distinguish
 
 
 def ignore_index_for(num_classes: int, ignore_index: int = IGNORE_INDEX) -> int:
-    """`ignore_index`, or a larger one if it is among the classes."""
+    """`ignore_index`, or 65535 if `ignore_index` is one of the classes."""
     return ignore_index if ignore_index >= num_classes else WIDE_IGNORE_INDEX
 
 
@@ -24,7 +25,7 @@ def label_dtype(num_classes: int) -> str:
 
 
 def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[str, ...]:
-    """`labels` as a tuple, or default names.
+    """Class names as a tuple: `labels`, or default names.
 
     >>> class_names(2), class_names(2, ["sky", "road"])
     (('class 0', 'class 1'), ('sky', 'road'))
@@ -32,27 +33,27 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[
     return tuple(labels or (f"class {i}" for i in range(num_classes)))
 
 
-def class_palette(num_classes: int, palette=None) -> np.ndarray:
-    """`palette` as a `uint8` array `(num_classes, 3)`, or the default colours."""
+def class_palette(num_classes: int, palette: ArrayLike | None = None) -> np.ndarray:
+    """Class colours, `uint8` `(num_classes, 3)`, RGB: `palette`, or the default colours."""
     return np.asarray(default_palette(num_classes) if palette is None else palette, "uint8")
 
 
 def default_palette(num_classes: int) -> np.ndarray:
-    """Colors for classes that have none, each as different as possible from those before it.
+    """Default class colours, each as different as possible from those before it.
 
     Args:
-        num_classes: how many, up to 65,536.
+        num_classes: number of colours, up to 65,536.
 
     Returns:
-        `uint8` array `(num_classes, 3)`, RGB, all distinct; the first ones are the same for any
-        number.
+        `uint8` array `(num_classes, 3)`, RGB, all distinct. A longer palette starts with the shorter
+        one.
 
     >>> default_palette(3).tolist()
     [[221, 54, 54], [30, 245, 245], [30, 30, 173]]
     """
     levels = np.linspace(30, 245, 10).round()
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    # Neither grey nor dark, which would not show on a photograph.
+    # Grey and dark colours would not stand out on a photograph.
     colours = colours[(np.ptp(colours, axis=1) >= 70) & (colours.max(1) >= 120)]
     chosen = [int(np.argmin(np.abs(colours - RED).sum(1)))]
     nearest = np.full(len(colours), np.inf)
@@ -60,7 +61,7 @@ def default_palette(num_classes: int) -> np.ndarray:
         nearest = np.minimum(nearest, np.square(colours - colours[chosen[-1]]).sum(1))
         chosen.append(int(nearest.argmax()))
     palette = [tuple(colour) for colour in colours[chosen[:num_classes]].astype(int).tolist()]
-    # Nobody can tell more colours apart: the rest only has to be distinct.
+    # Nobody can distinguish more colours by eye: the rest are merely different.
     codes = (i * 0x9E3779 % (1 << 24) for i in itertools.count(1))
     more = ((code >> 16, code >> 8 & 255, code & 255) for code in codes)
     taken = set(palette)
@@ -70,15 +71,15 @@ def default_palette(num_classes: int) -> np.ndarray:
 
 
 def check_image_size(height: int, width: int, what: str, remedy: str = "Enlarge it.") -> None:
-    """Raises if an image is under 32 pixels on a side.
+    """Raises an error if a side of an image is smaller than `MIN_SIZE`.
 
     Args:
-        height, width: its size in pixels.
-        what: the subject of the message, "The image 'a.jpg'" for instance.
-        remedy: what to do about it.
+        height, width: size of the image in pixels.
+        what: subject of the message, "The image 'a.jpg'" for instance.
+        remedy: last sentence of the message.
 
     Raises:
-        ValueError: if either side is under `MIN_SIZE`.
+        ValueError: if either side is smaller than `MIN_SIZE`.
 
     >>> check_image_size(20, 64, "The image")
     Traceback (most recent call last):

@@ -1,4 +1,8 @@
-"""Data sets of the papers: what `datasets.json` says of them, and how they are opened."""
+"""Public data sets: the table `datasets.json`, and functions that open them.
+
+A data set with one image and one mask file per pair takes a row with `splits`, `images` and `masks`,
+and a function such as `camvid`.
+"""
 
 import functools
 import json
@@ -15,19 +19,19 @@ from keras_encnet.data.pairs import Pairs
 class Dataset(NamedTuple):
     """A row of `datasets.json`.
 
-    - `labels`, a tuple of class names; `palette`, `uint8` `(num_classes, 3)`.
+    - `labels`: class names; `palette`: their colours, `uint8` `(num_classes, 3)`, RGB.
     - `terms`: the terms of use, as Markdown.
-    - `label_map`: which values in the masks mean which labels, as `data.folder` takes it; void is 255.
-    - `splits`: names of the splits; `images` and `masks`: their folders below the root, with
-      `{split}` for the split.
+    - `label_map`: maps mask values to labels, as in `data.folder`. Values without a class map to 255.
+    - `splits`: names of the splits; `images` and `masks`: their directories or globs below the root,
+      with `{split}` for the name of the split.
     """
 
     name: str
-    labels: tuple
+    labels: tuple[str, ...]
     palette: np.ndarray
     terms: str | None = None
-    label_map: dict | None = None
-    splits: tuple = ()
+    label_map: dict[int, int] | None = None
+    splits: tuple[str, ...] = ()
     images: str | None = None
     masks: str | None = None
 
@@ -44,20 +48,20 @@ def list_datasets() -> dict[str, Dataset]:
 
 
 def camvid(directory: str | os.PathLike, split: str = "train") -> Pairs:
-    """CamVid in SegNet's layout: `train/` and `trainannot/`, `val/` and `valannot/`, and so on.
+    """CamVid in SegNet's layout: images in `train/`, masks in `trainannot/`, and so on.
 
-    There are eleven classes; the twelfth label, void, becomes 255 and is ignored.
+    It has eleven classes. The twelfth mask value, void, becomes 255 and is ignored.
 
     Args:
-        directory: the folder that holds those.
+        directory: the directory that contains `train/` and the others.
         split: `"train"`, `"val"` or `"test"`.
 
     Returns:
         `Pairs` with CamVid's labels and palette.
 
     Raises:
-        ValueError: for another split, and for what `folder` raises it.
-        FileNotFoundError: if a folder of the layout is missing.
+        ValueError: if there is no such split; also as for `folder`.
+        FileNotFoundError: if a directory of the split is missing or has no images.
 
     Source: Brostow, Fauqueur, Cipolla (2009), as prepared by Badrinarayanan, Kendall, Cipolla.
 
@@ -69,8 +73,7 @@ def camvid(directory: str | os.PathLike, split: str = "train") -> Pairs:
     return _open("CamVid", directory, split)
 
 
-def _open(name, root, split):
-    """The images and masks of one split of a data set whose folders the table names."""
+def _open(name, directory, split):
     dataset = list_datasets()[name]
     if split not in dataset.splits:
         raise ValueError(
@@ -78,8 +81,8 @@ def _open(name, root, split):
             f"Received: {split!r}"
         )
     return folder(
-        os.path.join(root, dataset.images.format(split=split)),
-        os.path.join(root, dataset.masks.format(split=split)),
+        os.path.join(directory, dataset.images.format(split=split)),
+        os.path.join(directory, dataset.masks.format(split=split)),
         labels=dataset.labels,
         label_map=dataset.label_map,
         palette=dataset.palette,
@@ -91,7 +94,7 @@ def _dataset(name, *, labels, palette, label_map=None, splits=(), **others):
         name,
         tuple(labels),
         np.array(palette, "uint8"),
-        # JSON has no numbers as keys.
+        # The keys of a JSON object are strings.
         label_map=label_map and {int(value): label for value, label in label_map.items()},
         splits=tuple(splits),
         **others,

@@ -1,11 +1,12 @@
-"""Images and masks in files: two globs or folders."""
+"""Image and mask files in two directories or globs, as pairs."""
 
 import glob
-import itertools
 import os
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_encnet.data.checks import check_sizes
 from keras_encnet.data.images import image_size, read_image, read_mask
@@ -14,30 +15,37 @@ from keras_encnet.data.pairs import Pairs
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 
 
-def folder(images, masks, *, labels=None, label_map=None, palette=None):
-    """Pairs of image and mask files, matched by name, in natural order (`2.png` before `10.png`).
+def folder(
+    images: str | os.PathLike,
+    masks: str | os.PathLike,
+    *,
+    labels: Sequence[str] | None = None,
+    label_map: Mapping[int | tuple[int, int, int], int] | None = None,
+    palette: ArrayLike | None = None,
+) -> Pairs:
+    """Pairs of image and mask files with the same name, in natural order (`2.png` before `10.png`).
 
-    A file's name for matching is its name without the ending, in a glob the part that the `*`s
-    stand for: `"*_rgb.jpg"` and `"*_mask.png"` match. Nothing is read before it is asked for.
+    The name is the file name without its ending, or for a glob the part that `*` stands for:
+    `"*_rgb.jpg"` and `"*_mask.png"` match. Files are read on demand.
 
     Args:
-        images: a glob, or a directory whose image files are taken.
-        masks: the same for masks, whose files are read as labels whatever their mode.
-        labels: names of the classes in label order.
-        label_map: dict that renames values in the masks, all at once: `{255: 1}` makes 0/255 masks
-            0/1, `{0: 255, 1: 0, 2: 1}` shifts labels down by one with 0 ignored. With `palette`, a
-            colour is a key too: `{(0, 0, 0): 255}`.
-        palette: RGB colours of the classes, `(num_classes, 3)`: masks in colour are read by it.
+        images: a directory of image files, or a glob.
+        masks: the same for masks. Palette and greyscale files contain label values.
+        labels: class names in label order.
+        label_map: dict that maps mask values to labels, all at once: `{255: 1}` turns 0/255 masks
+            into 0/1, `{0: 255, 1: 0, 2: 1}` shifts values down by one and ignores 0. With `palette`,
+            keys may be colours too: `{(0, 0, 0): 255}`.
+        palette: RGB colours of the classes, `(num_classes, 3)`, to read colour masks.
 
     Returns:
         `Pairs`: `pairs[i]` is an image `uint8` `(height, width, 3)` and its mask, integers
         `(height, width)`.
 
     Raises:
-        FileNotFoundError: there is no such directory, or a glob or directory holds no files.
-        ValueError: an image has no mask or a mask no image, two files have one name; on reading, a
-            file is truncated or not an image, the sizes of an image and its mask differ, or a
-            colour is not in `palette`. The files are named.
+        FileNotFoundError: if a directory does not exist, or a directory or glob has no files.
+        ValueError: if an image has no mask or a mask no image, or two files have the same name. When
+            a pair is read: if a file is truncated or not an image, the image and its mask differ in
+            size, or a colour is not in `palette`. The message names the files.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -52,20 +60,21 @@ def folder(images, masks, *, labels=None, label_map=None, palette=None):
     """
     images, masks = os.fspath(images), os.fspath(masks)
     image_files, mask_files = _files(images, "images"), _files(masks, "masks")
-    alone = [image_files[name] for name in image_files if name not in mask_files]
-    if alone:
+    unpaired = [image_files[name] for name in image_files if name not in mask_files]
+    if unpaired:
         raise ValueError(
-            f"{len(alone)} of {len(image_files)} images have no mask in {masks!r}: "
-            f"{_a_few(alone)}. Image and mask belong together when their names are the same (in a "
-            "glob, the part that * stands for): add the masks or move the images away."
+            f"Every image must have a mask of the same name in {masks!r} (in a glob, the name is the "
+            f"part that * stands for). Received: {len(unpaired)} of {len(image_files)} images without "
+            f"a mask, {_first_few(unpaired)}. Add the masks or move the images away."
         )
-    alone = [mask_files[name] for name in mask_files if name not in image_files]
-    if alone:
+    unpaired = [mask_files[name] for name in mask_files if name not in image_files]
+    if unpaired:
         raise ValueError(
-            f"{len(alone)} of {len(mask_files)} masks have no image in {images!r}: "
-            f"{_a_few(alone)}. Add the images or move the masks away."
+            f"Every mask must have an image of the same name in {images!r}. Received: {len(unpaired)} "
+            f"of {len(mask_files)} masks without an image, {_first_few(unpaired)}. Add the images or "
+            "move the masks away."
         )
-    names = sorted(image_files, key=lambda name: _natural(image_files[name]))
+    names = sorted(image_files, key=lambda name: _natural_order(image_files[name]))
     return _Files(
         [image_files[name] for name in names],
         [mask_files[name] for name in names],
@@ -85,15 +94,15 @@ class _Files(Pairs):
         if colours:
             if palette is None:
                 raise ValueError(
-                    f"`label_map` names the colours {colours}, which takes a `palette`: the "
-                    "(num_classes, 3) RGB colours in label order."
+                    "`label_map` must map integers if there is no `palette`. Received: the colours "
+                    f"{colours}. Give `palette`, the (num_classes, 3) RGB colours in label order."
                 )
-            # A colour beyond the palette reads as a label beyond the classes, then is renamed.
+            # These colours are read as labels after the last class, which `label_map` then maps.
             first = len(self.palette)
             self._colours = np.concatenate([self.palette, np.array(colours, "uint8")])
             for i, colour in enumerate(colours):
                 label_map[first + i] = label_map.pop(colour)
-        self._rename = _renaming(label_map)
+        self._map_labels = _label_mapping(label_map)
 
     def read(self, i):
         image, mask = read_image(self._images[i]), self.mask(i)
@@ -101,7 +110,7 @@ class _Files(Pairs):
         return image, mask
 
     def mask(self, i):
-        return self._rename(read_mask(self._masks[i], palette=self._colours))
+        return self._map_labels(read_mask(self._masks[i], palette=self._colours))
 
     def image_size(self, i):
         return image_size(self._images[i])
@@ -110,39 +119,46 @@ class _Files(Pairs):
         return f"{self._masks[i]} (mask of {self._images[i]})"
 
 
-def _files(where, what):
-    """{name for matching: path} of a glob or directory."""
-    if os.path.isdir(where):
+def _files(source, what):
+    """{name: path} of the files in a directory or glob."""
+    if os.path.isdir(source):
         paths = [
             entry.path
-            for entry in os.scandir(where)
+            for entry in os.scandir(source)
             if entry.is_file()
             and not entry.name.startswith(".")
             and os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
         ]
         names = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-        hint = f"The directory {where!r} holds no {what} (files ending in .jpg, .png, …)."
+        problem = "a directory without files ending in .jpg, .png, …"
     else:
-        paths = [path for path in glob.glob(where, recursive=True) if os.path.isfile(path)]
-        names = [_starred(where, path) for path in paths]
-        hint = f"No {what} match {where!r}" + (
-            "." if glob.has_magic(where) else ", which is neither a directory nor a glob."
+        paths = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
+        names = [_wildcard_part(source, path) for path in paths]
+        problem = (
+            "a glob that matches no files"
+            if glob.has_magic(source)
+            else "neither a directory nor a glob"
         )
     if not paths:
-        raise FileNotFoundError(f"{hint} Give a directory, or a glob such as 'images/*.jpg'.")
+        raise FileNotFoundError(
+            f"`{what}` must be a directory of image files, or a glob such as 'images/*.jpg'. "
+            f"Received: {source!r}, {problem}"
+        )
     files = {}
     for name, path in sorted(zip(names, paths, strict=True)):
         if name in files:
             raise ValueError(
-                f"Two {what} are called {name!r}: {files[name]} and {path}. Narrow the glob, "
-                "'images/*.jpg' for instance, or rename one."
+                f"The names of {what} must be unique. Received: {name!r} twice, {files[name]} and "
+                f"{path}. Narrow the glob, 'images/*.jpg' for instance, or rename one."
             )
         files[name] = path
     return files
 
 
-def _starred(pattern, path):
-    """What the wildcards of the glob stand for in `path`, endings apart; else the plain name."""
+def _wildcard_part(pattern, path):
+    """The part of `path` that the wildcards of a glob stand for, without the ending.
+
+    It is the file name if there are no wildcards before the ending."""
     pattern, path = (os.path.splitext(p.replace(os.sep, "/"))[0] for p in (pattern, path))
     wildcards = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
     regex = "".join(
@@ -154,32 +170,34 @@ def _starred(pattern, path):
     return "/".join(found) or os.path.basename(path)
 
 
-def _natural(name):
+def _natural_order(name):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _a_few(paths, count=3):
-    listed = ", ".join(str(path) for path in itertools.islice(sorted(paths, key=_natural), count))
+def _first_few(paths, count=3):
+    first = sorted(paths, key=_natural_order)[:count]
+    listed = ", ".join(map(str, first))
     return listed + (f" and {len(paths) - count} more" if len(paths) > count else "")
 
 
-def _renaming(label_map):
+def _label_mapping(label_map):
+    """The function that applies `label_map` to a mask."""
     if not label_map:
         return lambda mask: mask
     olds, news = zip(*label_map.items(), strict=True)
     if not all(isinstance(value, (int, np.integer)) and value >= 0 for value in olds + news):
         raise ValueError(
-            f"`label_map` renames labels, integers from 0 up, {{255: 1}} for instance; got "
-            f"{label_map!r}."
+            "`label_map` must map integers from 0 up to integers from 0 up, {255: 1} for instance. "
+            f"Received: {label_map!r}"
         )
     table = np.arange(max(256, *(old + 1 for old in olds)))
     table[list(olds)] = news
     table = table.astype("uint8" if table[:256].max() <= 255 else "int32")
 
-    def rename(mask):
+    def map_labels(mask):
         if mask.dtype == "uint8":
             return table[mask]
-        known = (mask >= 0) & (mask < len(table))
-        return np.where(known, table.astype(mask.dtype)[np.where(known, mask, 0)], mask)
+        in_table = (mask >= 0) & (mask < len(table))
+        return np.where(in_table, table.astype(mask.dtype)[np.where(in_table, mask, 0)], mask)
 
-    return rename
+    return map_labels

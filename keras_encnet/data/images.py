@@ -1,30 +1,35 @@
-"""Images and masks: read from files, and resized as the reference recipes resize them."""
+"""Reading images and masks from files, and resizing them as in the reference recipes."""
 
 import os
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
-STRIP = 1 << 15  # output pixels resized at a time: the working set stays in the processor's cache
+from keras_encnet.data.conventions import IGNORE_INDEX
+
+STRIP = 1 << 15  # output pixels resized in one step, few enough for the processor's cache
+EXIF_ORIENTATION = 0x0112
 
 
-def read_image(source):
-    """Reads an image as RGB, the way a viewer shows it.
+def read_image(source: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
+    """Reads an image as RGB, as an image viewer shows it.
 
-    The EXIF orientation is applied, grey becomes three equal channels, 16-bit values are scaled to
-    8 bits (their high byte), CMYK and the like are converted, and an alpha channel is dropped, as
-    OpenCV and so mmsegmentation do.
+    The EXIF orientation is applied, grey becomes three equal channels, 16-bit values become 8-bit
+    (their high byte), and CMYK and other colour spaces are converted. An alpha channel is dropped,
+    as OpenCV and therefore mmsegmentation do.
 
     Args:
         source: a path, a PIL image, or an array `(height, width)` or `(height, width, 1, 3 or 4)`
-            with values in [0, 255]; floats are rounded.
+            with values in [0, 255]. Floats are rounded.
 
     Returns:
         `uint8` array `(height, width, 3)`, RGB.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or not an image, or the array is not one; it is named.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is truncated or not an image, or the array is not an image. The
+            message names the file.
 
     >>> import numpy as np
     >>> from PIL import Image
@@ -41,23 +46,23 @@ def read_image(source):
     return _from_array(source)
 
 
-def read_mask(source, palette=None):
-    """Reads a mask as labels, whatever its mode: a palette's indices, grey values, or bits.
+def read_mask(source: str | os.PathLike | Image.Image, palette: ArrayLike | None = None) -> np.ndarray:
+    """Reads the label values of a mask: palette indices, grey values or bits.
 
-    A colour file whose three channels are equal is grey; any other needs `palette`.
+    A colour file with three equal channels is read as grey. Other colour files need `palette`.
 
     Args:
         source: a path or a PIL image.
-        palette: `(num_classes, 3)` RGB colours; the label of a pixel is the row of its colour.
-            Files of grey values (modes `L`, `I`, `1`) hold labels already and are read as such.
+        palette: RGB colours of the classes, `(num_classes, 3)`. The label of a pixel is the row of
+            its colour. Greyscale files (modes `L`, `I`, `1`) contain labels and do not use it.
 
     Returns:
-        Integer array `(height, width)`: `uint8`; `int32` from files of 16 bits and more.
+        Integer array `(height, width)`: `uint8`, or `int32` for files of 16 bits or more.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or not an image, has colours that are not in `palette`,
-            or has colours and there is no `palette`.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is truncated or not an image, has colours that are not in `palette`,
+            or has colours and there is no `palette`. The message names the file.
 
     >>> from PIL import Image
     >>> colours = Image.new("RGB", (2, 1), color=(0, 128, 192))
@@ -70,28 +75,33 @@ def read_mask(source, palette=None):
         return _labels(image, palette, source)
 
 
-def image_size(path):
-    """The `(height, width)` that `read_image(path)` would have, from the file's header alone."""
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """The `(height, width)` of `read_image(path)`. Only the header of the file is read."""
     with _open(path) as image:
         width, height = image.size
-        sideways = image.getexif().get(0x0112, 1) >= 5
+        sideways = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
     return (width, height) if sideways else (height, width)
 
 
-def resize_image(image, height, width, window=None):
-    """Resizes an image bilinearly without antialiasing, as OpenCV's `INTER_LINEAR` does.
+def resize_image(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    window: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Resizes an image bilinearly without antialiasing, like OpenCV's `INTER_LINEAR`.
 
-    Pixel centres lie at half integers, the edge is repeated, and the result is rounded; OpenCV
-    computes with 11-bit weights and may differ by one level.
+    Pixel centres are at half integers, edge pixels are repeated, and the result is rounded. OpenCV
+    uses 11-bit weights, so the results may differ by one level.
 
     Args:
         image: `uint8` array `(h, w, channels)`.
         height, width: the new size in pixels.
-        window: `(top, left, height, width)` of the part to compute, in pixels of the new size;
-            all of it by default.
+        window: `(top, left, height, width)` of the part to compute, in pixels of the new size.
+            Default: the complete image.
 
     Returns:
-        `uint8` array `(height, width, channels)`, or of the window's size.
+        `uint8` array `(height, width, channels)`, of the window's height and width if there is one.
 
     >>> import numpy as np
     >>> ramp = np.array([[[0], [100]]], "uint8")
@@ -103,8 +113,8 @@ def resize_image(image, height, width, window=None):
     top, left, rows, columns = window or (0, 0, height, width)
     if (height, width) == image.shape[:2]:
         return image[top : top + rows, left : left + columns].copy()
-    y0, y1, wy = _taps(image.shape[0], height, top, rows)
-    x0, x1, wx = _taps(image.shape[1], width, left, columns)
+    y0, y1, wy = _neighbours(image.shape[0], height, top, rows)
+    x0, x1, wx = _neighbours(image.shape[1], width, left, columns)
     first = x0[0]
     image, x0, x1 = image[:, first : x1[-1] + 1], x0 - first, x1 - first
     wy, wx = wy[:, None, None], wx[:, None]
@@ -126,16 +136,22 @@ def resize_image(image, height, width, window=None):
     return resized
 
 
-def resize_mask(mask, height, width, window=None):
-    """Resizes a mask to the nearest label as OpenCV's `INTER_NEAREST` does: `floor(i * scale)`.
+def resize_mask(
+    mask: np.ndarray,
+    height: int,
+    width: int,
+    window: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Resizes a mask by nearest neighbour like OpenCV's `INTER_NEAREST`: source `floor(i * scale)`.
 
     Args:
         mask: array `(h, w)`.
         height, width: the new size in pixels.
-        window: `(top, left, height, width)` of the part to compute; all of it by default.
+        window: `(top, left, height, width)` of the part to compute, in pixels of the new size.
+            Default: the complete mask.
 
     Returns:
-        Array of the mask's dtype `(height, width)`, or of the window's size.
+        Array `(height, width)` of the mask's dtype, of the window's size if there is one.
 
     >>> import numpy as np
     >>> resize_mask(np.array([[1, 2, 3]]), 1, 2).tolist()
@@ -149,7 +165,8 @@ def resize_mask(mask, height, width, window=None):
     return mask[y].take(x, axis=1)
 
 
-def _taps(old, new, start, count):
+def _neighbours(old, new, start, count):
+    """The two source indices of each output sample, and the weight of the second."""
     at = (np.arange(start, start + count) + 0.5) * (old / new) - 0.5
     low = np.floor(at).astype("intp")
     weight = (at - low).astype("float32")
@@ -157,7 +174,7 @@ def _taps(old, new, start, count):
 
 
 def _nearest(old, new, start, count):
-    # 1 / (new / old) and not old / new: OpenCV's own rounding decides at whole numbers.
+    # 1 / (new / old) instead of old / new, to be rounded like OpenCV's where it is an integer.
     at = np.floor(np.arange(start, start + count) * (1 / (new / old))).astype("intp")
     return np.minimum(at, old - 1)
 
@@ -168,7 +185,9 @@ def _open(path):
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image file {os.fspath(path)!r}.") from None
     except IsADirectoryError:
-        raise ValueError(f"{os.fspath(path)!r} is a directory, expected an image file.") from None
+        raise ValueError(
+            f"An image must be a file. Received: {os.fspath(path)!r}, a directory"
+        ) from None
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -183,13 +202,13 @@ def _upright(image, name):
 
 def _unreadable(name, error):
     return ValueError(
-        f"Cannot read {os.fspath(name)!r}: the file is truncated, or not an image that Pillow "
-        f"knows ({error}). Replace it or leave it out."
+        f"Cannot read {os.fspath(name)!r}: the file is truncated or not an image that Pillow "
+        f"can read ({error}). Replace it or leave it out."
     )
 
 
 def _rgb(image):
-    if image.mode[0] in "IF":  # I;16 and its kin, I, F
+    if image.mode[0] in "IF":  # I;16 and its variants, I, F
         values = np.asarray(image)
         if image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255):
             values = values.astype("int32") >> 8
@@ -203,17 +222,17 @@ def _from_array(source):
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype.kind not in "uif":
         raise ValueError(
-            "Expected an image as a path, a PIL image, or an array (height, width, 3) of numbers "
-            f"in [0, 255]; got {type(source).__name__} of shape {array.shape} and dtype "
+            "An image must be a path, a PIL image, or an array (height, width, 3) of numbers in "
+            f"[0, 255]. Received: {type(source).__name__} of shape {array.shape} and dtype "
             f"{array.dtype}. Pass one image at a time, channels last."
         )
     if array.dtype != "uint8":
         if not np.isfinite(array).all():
-            raise ValueError("The image holds NaN or infinity; expected numbers in [0, 255].")
+            raise ValueError("An image must have finite values in [0, 255]. Received: NaN or infinity")
         if array.size and not 0 <= array.min() <= array.max() <= 255:
             raise ValueError(
-                f"The image's values run from {array.min()} to {array.max()}; expected [0, 255]. "
-                "Scale them: 16-bit values divided by 257, for instance."
+                f"An image must have values in [0, 255]. Received: {array.min()} to {array.max()}. "
+                "Scale them: divide 16-bit values by 257, for instance."
             )
         array = np.rint(array).astype("uint8")
     if array.shape[2] == 1:
@@ -231,8 +250,8 @@ def _labels(image, palette, name):
         return np.array(image.getchannel("L"))
     if image.mode not in ("P", "PA", "RGB", "RGBA"):
         raise ValueError(
-            f"The mask {os.fspath(name)!r} has mode {image.mode}; expected labels (modes L, P, I, "
-            "1) or RGB colours with `palette=`."
+            f"The mask {os.fspath(name)!r} must contain labels (modes L, P, I, 1), or RGB colours "
+            f"with `palette=`. Received: mode {image.mode}"
         )
     colours = np.asarray(image.convert("RGB"))
     if palette is not None:
@@ -240,19 +259,21 @@ def _labels(image, palette, name):
     if (colours == colours[:, :, :1]).all():
         return np.ascontiguousarray(colours[:, :, 0])
     raise ValueError(
-        f"The mask {os.fspath(name)!r} holds colours, not labels. Pass `palette=`, the "
-        "(num_classes, 3) RGB colours in label order."
+        f"The mask {os.fspath(name)!r} must contain labels if there is no `palette`. Received: "
+        "colours. Pass `palette=`, the (num_classes, 3) RGB colours in label order."
     )
 
 
 def _integers(values, name):
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
-        raise ValueError(f"The mask {os.fspath(name)!r} holds fractions; expected integer labels.")
+        raise ValueError(
+            f"The mask {os.fspath(name)!r} must contain integer labels. Received: fractions"
+        )
     return values
 
 
 def _grey_step(image):
-    """Pillow stretches 2- and 4-bit grey PNG files to 0 … 255: the factor, which labels undo."""
+    """The factor by which Pillow scaled the values: it expands 2- and 4-bit grey PNG to 0 … 255."""
     tiles = getattr(image, "tile", None)
     raw_mode = tiles[0][3] if tiles else None
     return {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
@@ -262,16 +283,16 @@ def _from_colours(colours, palette, name):
     palette = np.asarray(palette)
     if palette.ndim != 2 or palette.shape[1] != 3:
         raise ValueError(
-            f"`palette` is (num_classes, 3) RGB colours; got an array of shape {palette.shape}."
+            f"`palette` must have shape (num_classes, 3), RGB colours. Received: shape {palette.shape}"
         )
     codes = _code(palette)
     order = np.argsort(codes, kind="stable")
     pixels = _code(colours)
-    place = np.searchsorted(codes[order], pixels).clip(max=len(codes) - 1)
-    labels = order[place]
-    strange = codes[labels] != pixels
-    if strange.any():
-        found, counts = np.unique(pixels[strange], return_counts=True)
+    nearest = np.searchsorted(codes[order], pixels).clip(max=len(codes) - 1)
+    labels = order[nearest]
+    invalid = codes[labels] != pixels
+    if invalid.any():
+        found, counts = np.unique(pixels[invalid], return_counts=True)
         most = np.argsort(-counts)[:5]
         listed = ", ".join(
             f"({c >> 16}, {c >> 8 & 255}, {c & 255}) in {n} pixels"
@@ -279,14 +300,15 @@ def _from_colours(colours, palette, name):
         )
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise ValueError(
-            f"The mask {os.fspath(name)!r} has colours that are not in the palette: "
-            f"{listed}{more}. Add them to `palette`, or name the label they mean in `label_map`, "
-            "{(0, 0, 0): 255} for instance; JPEG masks and antialiased edges invent colours: save "
-            "masks as PNG."
+            f"The mask {os.fspath(name)!r} must contain only colours that are in `palette`. Received: "
+            f"{listed}{more}. Add them to `palette`, or map them to a label with `label_map`, "
+            f"{{(0, 0, 0): {IGNORE_INDEX}}} for instance. JPEG and antialiasing create new colours: "
+            "save masks as PNG."
         )
     return labels.astype("uint8" if len(palette) <= 256 else "int32")
 
 
 def _code(colours):
+    """One integer per colour."""
     colours = colours.astype("int32")
     return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]

@@ -5,19 +5,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Pairs(Sequence):
-    """A sequence of (image, mask), with the names and colours of the classes beside it.
+    """A sequence of (image, mask), with the names and colours of the classes.
 
     `pairs[i]` is an image `uint8` `(height, width, 3)`, RGB, and its mask `(height, width)` of
-    integer labels; a slice is again `Pairs`. A source that reads or draws its pairs when they are
-    asked for is a subclass with `__len__` and `read`, and where that is cheaper than reading the
-    pair, with `mask` and `image_size`.
+    integer labels. A slice is a `Pairs` too. A source that reads or draws its pairs on demand is a
+    subclass with `__len__` and `read`, and also with `mask` and `image_size` if these can avoid
+    reading the image.
 
     Args:
         items: any sequence of (image, mask).
-        labels: names of the classes in label order, or `None`.
+        labels: class names in label order, or `None`.
         palette: RGB colours of the classes, `(num_classes, 3)`, or `None`.
 
     >>> image, mask = np.zeros((32, 48, 3), "uint8"), np.ones((32, 48), "uint8")
@@ -29,7 +30,13 @@ class Pairs(Sequence):
     labels = None
     palette = None
 
-    def __init__(self, items, *, labels=None, palette=None):
+    def __init__(
+        self,
+        items: Sequence,
+        *,
+        labels: Sequence[str] | None = None,
+        palette: ArrayLike | None = None,
+    ):
         self._items = items
         self.labels = None if labels is None else tuple(labels)
         self.palette = None if palette is None else np.array(palette, "uint8").reshape(-1, 3)
@@ -42,25 +49,25 @@ class Pairs(Sequence):
             return _Part(self, range(len(self))[i])
         return self.read(range(len(self))[i])
 
-    def read(self, i):
-        """The pair at `i`, from 0 to `len(pairs) - 1`."""
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pair `i`, from 0 to `len(pairs) - 1`."""
         image, mask = self._items[i]
         return image, mask
 
-    def mask(self, i):
-        """The mask of pair `i` alone, integers `(height, width)`."""
+    def mask(self, i: int) -> np.ndarray:
+        """The mask of pair `i`, integers `(height, width)`."""
         return self[i][1]
 
-    def image_size(self, i):
-        """The `(height, width)` of image `i`; of a file, from its header alone."""
+    def image_size(self, i: int) -> tuple[int, int]:
+        """The `(height, width)` of image `i`. For files, only the header is read."""
         return self[i][0].shape[:2]
 
-    def where(self, i):
-        """Where pair `i` comes from, for messages."""
+    def where(self, i: int) -> str:
+        """The source of pair `i`, for messages."""
         return f"pair {i}"
 
-    def load(self):
-        """The same pairs, read once and kept in memory: for sets that fit, or are slow to make."""
+    def load(self) -> "Pairs":
+        """The same pairs, read once and kept in memory."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return _Loaded(self, list(pool.map(self.__getitem__, range(len(self)))))
 

@@ -1,45 +1,45 @@
-"""Random resizing, cropping, flipping and colours: the augmentation of mmsegmentation's recipes.
+"""The augmentation of mmsegmentation's recipes: random resizing, cropping, flipping and colours.
 
-Every function draws from the `numpy.random.Generator` it is given and from nothing else. Images are
-`uint8` `(height, width, 3)`, masks integers `(height, width)`.
+The only source of randomness is the `numpy.random.Generator` passed to each function. Images are
+`uint8` `(height, width, 3)`, RGB, and masks integers `(height, width)`.
 """
 
 import numpy as np
 from PIL import Image
 
+from keras_encnet.data.conventions import IGNORE_INDEX
 from keras_encnet.data.images import resize_image, resize_mask
 
-# The ImageNet mean (123.675, 116.28, 103.53) in whole levels: at most 0.009 after normalization.
+# The ImageNet mean (123.675, 116.28, 103.53), rounded: at most 0.009 after normalization.
 PADDING = (124, 116, 104)
 
-STRIP = 1 << 14  # pixels recoloured at a time: the working set stays in the processor's cache
+STRIP = 1 << 14  # pixels recoloured in one step, few enough for the processor's cache
 
 
 def augment(
-    rng,
-    image,
-    mask,
-    size,
+    rng: np.random.Generator,
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: tuple[int, int],
     *,
-    resize=None,
-    scale=(0.5, 2.0),
-    photometric=True,
-    ignore_index=255,
-):
-    """An image and its mask resized, cropped, flipped, recoloured at random and padded to `size`.
+    resize: tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.5, 2.0),
+    photometric: bool = True,
+    ignore_index: int = IGNORE_INDEX,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes, crops, flips and recolours an image at random, and pads it to `size`; also its mask.
 
     Args:
-        rng: `numpy.random.Generator`.
-        image, mask: what to augment; neither is changed.
+        rng: source of randomness.
+        image, mask: the image and its mask, which are not changed.
         size: `(height, width)` of the crop in pixels.
-        resize: `(long, short)` sides into which the image is fitted at ratio 1; `None` starts from
-            the image's own size.
+        resize: `(long, short)` sides that the image is fitted into at ratio 1. `None` keeps its size.
         scale: smallest and largest resize ratio.
-        photometric: whether the colours are changed.
-        ignore_index: the label that counts for nothing.
+        photometric: whether to change the colours.
+        ignore_index: mask value of ignored pixels and of the padding.
 
     Returns:
-        The image and the mask, both of `size`.
+        The augmented image and mask, both of `size`.
 
     Source: mmsegmentation 1.2.2, `configs/_base_/datasets/ade20k.py`.
 
@@ -57,8 +57,15 @@ def augment(
     return pad(image, mask, size, ignore_index=ignore_index)
 
 
-def random_size(rng, height, width, *, resize=None, scale=(0.5, 2.0)):
-    """The size of an image resized by a random ratio, its aspect kept.
+def random_size(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    resize: tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.5, 2.0),
+) -> tuple[int, int]:
+    """The `(height, width)` of an image after resizing it by a random ratio, keeping its aspect ratio.
 
     >>> random_size(np.random.default_rng(0), 360, 480, scale=(2, 2))
     (720, 960)
@@ -72,15 +79,25 @@ def random_size(rng, height, width, *, resize=None, scale=(0.5, 2.0)):
     return _scaled(height, width, min(long / max(height, width), short / min(height, width)))
 
 
-def random_crop(rng, mask, height, width, size, *, ignore_index=255, share=0.75, redraws=10):
-    """Where to crop an image resized to `(height, width)`, and the crop of its mask.
+def random_crop(
+    rng: np.random.Generator,
+    mask: np.ndarray,
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    share: float = 0.75,
+    redraws: int = 10,
+) -> tuple[tuple[int, int, int, int], np.ndarray]:
+    """Chooses a crop of an image that is resized to `(height, width)`, and crops its mask.
 
-    A crop is drawn again, up to `redraws` times, while one class holds `share` or more of its
-    counted pixels or is alone in it; the last one is taken as it is.
+    A crop is rejected, up to `redraws` times, if it has only one class, or one class has `share` or
+    more of the pixels that are not ignored.
 
     Returns:
         The window `(top, left, height, width)` in pixels of the resized image, no larger than
-        `size` nor than the image, and the resized mask within it.
+        `size` or the image, and the resized mask within it.
 
     >>> mask = np.repeat([[0, 1]], 40, axis=1).repeat(40, axis=0)
     >>> window, crop = random_crop(np.random.default_rng(0), mask, 40, 80, (32, 32))
@@ -93,12 +110,14 @@ def random_crop(rng, mask, height, width, size, *, ignore_index=255, share=0.75,
         left = int(rng.integers(width - columns + 1))
         window = (top, left, rows, columns)
         crop = resize_mask(mask, height, width, window)
-        if draw == redraws or _varied(crop, ignore_index, share):
+        if draw == redraws or _is_varied(crop, ignore_index, share):
             return window, crop
 
 
-def random_flip(rng, image, mask):
-    """Both mirrored left to right, half of the time.
+def random_flip(
+    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors the image and its mask left to right with a probability of 1/2.
 
     >>> image, mask = np.arange(6, dtype="uint8").reshape(1, 2, 3), np.array([[0, 1]])
     >>> random_flip(np.random.default_rng(0), image, mask)[1].tolist()
@@ -111,12 +130,12 @@ def random_flip(rng, image, mask):
     return image, mask
 
 
-def distort(rng, image):
-    """Brightness, contrast, saturation and hue changed at random, each half of the time.
+def distort(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Changes brightness, contrast, saturation and hue, each with a probability of 1/2.
 
-    Brightness by up to 32 levels, contrast and saturation by a factor of 0.5 to 1.5, hue by an
-    integer from -18 to 17 of 180; contrast comes before or after saturation and hue. Every step is
-    clipped to whole levels.
+    Brightness changes by up to 32 levels, contrast and saturation by a factor of 0.5 to 1.5, and hue
+    by an integer from -18 to 17 (180 is a full turn). Contrast is changed before or after saturation
+    and hue, at random. Each step is clipped and truncated to integer levels.
 
     >>> distort(np.random.default_rng(3), np.full((1, 1, 3), 100, "uint8")).shape
     (1, 1, 3)
@@ -129,9 +148,16 @@ def distort(rng, image):
     return change_colours(image, brightness, contrast, saturation, hue, contrast_first)
 
 
-def change_colours(image, brightness=0, contrast=1, saturation=1, hue=0, contrast_first=True):
-    """The image with given changes: brightness in levels, contrast and saturation as factors up to
-    2, hue in -30 to 30 of 180.
+def change_colours(
+    image: np.ndarray,
+    brightness: float = 0,
+    contrast: float = 1,
+    saturation: float = 1,
+    hue: int = 0,
+    contrast_first: bool = True,
+) -> np.ndarray:
+    """Changes brightness by a number of levels, contrast and saturation by factors up to 2, and hue
+    by -30 to 30 (180 is a full turn).
 
     >>> change_colours(np.array([[[10, 100, 250]]], "uint8"), brightness=8, contrast=0.5).tolist()
     [[[9, 54, 127]]]
@@ -139,17 +165,23 @@ def change_colours(image, brightness=0, contrast=1, saturation=1, hue=0, contras
     [[[200, 100, 0]]]
     """
     levels = np.arange(256)
-    before = _whole(levels + brightness)
+    before = _to_uint8(levels + brightness)
     if contrast_first:
-        before = _whole(before * contrast)
+        before = _to_uint8(before * contrast)
     image = before.take(image)
     if hue or saturation != 1:
         image = _change_hue(image, saturation, hue)
-    return image if contrast_first else _whole(levels * contrast).take(image)
+    return image if contrast_first else _to_uint8(levels * contrast).take(image)
 
 
-def fit(image, mask, size, *, ignore_index=255):
-    """Both resized to lie within `size`, their aspect kept, and padded right and below.
+def fit(
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: tuple[int, int],
+    *,
+    ignore_index: int = IGNORE_INDEX,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes an image and its mask to fit into `size`, keeping their aspect ratio, and pads them.
 
     >>> image, mask = fit(np.zeros((40, 80, 3), "uint8"), np.ones((40, 80), int), (32, 32))
     >>> mask[:, 0].tolist() == [1] * 16 + [255] * 16
@@ -161,9 +193,17 @@ def fit(image, mask, size, *, ignore_index=255):
     return pad(image, mask, size, ignore_index=ignore_index)
 
 
-def pad(image, mask, size, *, ignore_index=255):
-    """Both padded right and below to `size`: the image with the mean colour, which normalization
-    turns into 0, the mask with `ignore_index`.
+def pad(
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: tuple[int, int],
+    *,
+    ignore_index: int = IGNORE_INDEX,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pads an image and its mask to `size` on the right and at the bottom.
+
+    The image is padded with the mean colour, which is about 0 after normalization, and the mask with
+    `ignore_index`.
 
     >>> image, mask = pad(np.zeros((1, 1, 3), "uint8"), np.zeros((1, 1), "uint8"), (1, 2))
     >>> image.tolist(), mask.tolist()
@@ -184,7 +224,7 @@ def _scaled(height, width, ratio):
     return max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
 
 
-def _varied(mask, ignore_index, share):
+def _is_varied(mask, ignore_index, share):
     if mask.dtype == "uint8":
         counts = np.array(Image.fromarray(mask).histogram())
         counts[ignore_index : ignore_index + 1] = 0
@@ -194,15 +234,16 @@ def _varied(mask, ignore_index, share):
     return len(counts) > 1 and counts.max() < share * counts.sum()
 
 
-def _whole(values):
+def _to_uint8(values):
     return np.clip(values, 0, 255).astype("uint8")
 
 
 def _change_hue(image, saturation, hue):
-    """HSV's hexagon in 16-bit integers, four times as fast as Pillow's way to HSV and back.
+    """Changes saturation and hue in 16-bit integers, four times as fast as Pillow's conversion to HSV
+    and back.
 
-    With C = max - min, a channel lies below the maximum by clip(2C - d, 0, C), where d is C times
-    the distance of the hue from the channel's own opposite, in sixths of a turn: no division.
+    With C = max - min, a channel is clip(2C - d, 0, C) below the maximum. Here d is C times the
+    distance between the hue and the channel's complement, in sixths of a turn. No division is needed.
     """
     pixels = image.reshape(-1, 3)
     changed = np.empty_like(pixels)
@@ -217,7 +258,7 @@ def _change_hue(image, saturation, hue):
         np.copyto(angle, blue - red + double, where=top == green)
         np.copyto(angle, green - blue, where=top == red)
         angle += chroma * turn + 64 >> 7
-        if saturation > 1:  # no further than to full saturation
+        if saturation > 1:  # at most full saturation
             factor = np.minimum(np.float32(saturation), top / np.maximum(chroma, 1, dtype="float32"))
         for channel, opposite in enumerate((3, 1, -1)):
             distance = np.abs(angle + opposite * chroma)

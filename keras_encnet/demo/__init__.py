@@ -1,4 +1,4 @@
-"""The demo: street scenes that are drawn, a network that learns them, and a baseline to beat."""
+"""The demo: drawn street scenes, a network trained on them, and a baseline."""
 
 from keras_encnet.demo.drawing import scenes
 from keras_encnet.demo.pixel_classifier import pixel_classifier_iou

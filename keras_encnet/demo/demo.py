@@ -1,4 +1,4 @@
-"""The whole job once: data, training, evaluation, a saved model, a picture."""
+"""The demo: data, training, evaluation, a saved model and a picture."""
 
 import pathlib
 import time
@@ -13,7 +13,7 @@ from keras_encnet.inference import Scores, comparison, evaluate
 from keras_encnet.models.encnet import EncNet
 from keras_encnet.training import PolynomialDecay, train
 
-# Two cores train this in under three minutes.
+# Two CPU cores train this in under three minutes.
 SCENES, UNSEEN = 800, 60
 CROP = (96, 128)
 BATCH = 8
@@ -22,16 +22,16 @@ LEARNING_RATE = 4e-3
 
 
 def run(out: str | pathlib.Path, *, seed: int = 0) -> Scores:
-    """Draws street scenes, trains a small EncNet on them and shows what it has learned.
+    """Draws street scenes, trains a small EncNet on them, evaluates it and saves pictures.
 
-    If it was stopped, the next call goes on from there.
+    If it is stopped, the next call resumes the training.
 
     Args:
-        out: directory for the state of training, the model, `scenes.png` and `report.txt`.
+        out: directory for the training state, the model, `scenes.png` and `report.txt`.
         seed: seed of the scenes, the batches and the initial weights.
 
     Returns:
-        The scores on scenes that the network has not seen.
+        The scores on scenes that were not used in training.
     """
     out, start = pathlib.Path(out), time.monotonic()
     print(f"Drawing {SCENES} street scenes for training and {UNSEEN} for evaluation …")
@@ -62,7 +62,7 @@ def run(out: str | pathlib.Path, *, seed: int = 0) -> Scores:
         model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-4))
         return model
 
-    print("Training an EncNet on a ResNet-18 of a quarter of the usual width:")
+    print("Training an EncNet on a ResNet-18 with a quarter of the usual width:")
     model = train(
         make_model,
         data,
@@ -80,10 +80,10 @@ def run(out: str | pathlib.Path, *, seed: int = 0) -> Scores:
     comparison(rows, model.labels, model.palette).save(out / "scenes.png")
     report = (
         f"{result}\n\n"
-        f"mean IoU on the {UNSEEN} scenes that it has not seen: {result.miou:.3f}\n"
-        f"a classifier that only sees a pixel's colour and position: {baseline:.3f}\n"
+        f"Mean IoU on {UNSEEN} scenes not used in training: {result.miou:.3f}\n"
+        f"Mean IoU of a classifier of the colour and position of single pixels: {baseline:.3f}\n"
     )
     (out / "report.txt").write_text(report, "utf-8")
-    print(f"\n{report}\n{time.monotonic() - start:.0f} seconds. Look at {out / 'scenes.png'};")
-    print(f"the model is in {out / 'model'}: keras-encnet segment PHOTO --model {out / 'model'}")
+    print(f"\n{report}\nTook {time.monotonic() - start:.0f} seconds. Pictures: {out / 'scenes.png'}")
+    print(f"Use the model: keras-encnet segment PHOTO --model {out / 'model'}")
     return result

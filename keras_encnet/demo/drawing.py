@@ -1,4 +1,4 @@
-"""Small street scenes, drawn with Pillow and NumPy: a data set that needs no download."""
+"""Small street scenes, drawn with Pillow and NumPy: a data set without a download."""
 
 import copy
 import functools
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from keras_encnet.data.conventions import check_image_size
 from keras_encnet.data.pairs import Pairs
 
 LABELS = ("sky", "building", "road", "pavement", "tree", "car", "pole", "sign", "person")
@@ -28,13 +29,13 @@ PALETTE = np.array(
 )
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, POLE, SIGN, PERSON = range(len(LABELS))
 
-# What shines by itself keeps its colour at night; the mask carries that until the light is applied.
+# Flag of mask pixels that shine by themselves and keep their colour at night, until `_light`.
 LIT = 64
-NOTHING = 255
+TRANSPARENT = 255  # mask value where a strip has no pixels
 
-# One pool for walls, roofs, cars, signs, poles, coats and awnings (and, greyed, for the ground), so
-# that a colour alone says little about the class.
-POOL = (
+# Walls, roofs, cars, signs, poles, coats and awnings share their colours, so that a colour is little
+# evidence of the class.
+COLOURS = (
     (176, 72, 60),
     (214, 122, 70),
     (226, 186, 106),
@@ -55,7 +56,7 @@ FOLIAGE = ((84, 124, 74), (104, 142, 70), (150, 160, 84), (214, 122, 70), (176, 
 FOLIAGE += ((206, 142, 150), (70, 120, 110), (222, 176, 84))
 GROUND = ((130, 128, 126), (108, 108, 114), (150, 140, 128), (150, 116, 104), (178, 166, 146))
 
-# name: sky above, sky at the horizon, light on things, share of lit windows
+# name: sky at the top, sky at the horizon, light on objects, share of lit windows
 HOURS = {
     "noon": ((84, 148, 214), (190, 220, 240), (1.06, 1.05, 1.0), 0.0),
     "morning": ((120, 170, 210), (246, 224, 190), (1.05, 0.98, 0.9), 0.1),
@@ -65,24 +66,24 @@ HOURS = {
 }
 
 
-def scenes(count, *, seed=0, size=(128, 160)):
-    """Street scenes that are drawn when asked for: a sequence of (image, mask).
+def scenes(count: int, *, seed: int = 0, size: tuple[int, int] = (128, 160)) -> Pairs:
+    """Street scenes as a sequence of (image, mask), drawn on demand.
 
-    Scene `i` depends on `seed` and `i` alone, whatever the order of asking and the count. Objects of
-    different classes share their colours, and camera, light and season change from scene to scene,
-    so that texture, shape and context tell the classes apart, not the colour of a pixel.
+    Scene `i` depends only on `seed`, `i` and `size`. Objects of different classes share their
+    colours, and camera, light and season vary. So the classes have to be recognized by texture,
+    shape and context, not by the colour of a pixel.
 
     Args:
         count: number of scenes.
-        seed: integer; another seed gives other scenes.
-        size: (height, width) in pixels, each 32 or more.
+        seed: integer. Another seed gives other scenes.
+        size: (height, width) in pixels, 32 or more each.
 
     Returns:
-        A `Pairs` of `uint8` images `(height, width, 3)` and `uint8` masks `(height, width)`, every
-        pixel of which is one of `LABELS`.
+        `Pairs` of `uint8` images `(height, width, 3)` and `uint8` masks `(height, width)`. The mask
+        values are indices into `LABELS`; no pixel is ignored.
 
     Raises:
-        ValueError: if `count` is negative or a side is under 32 pixels.
+        ValueError: if `count` is negative or a side is smaller than 32 pixels.
 
     >>> from keras_encnet.demo.drawing import scenes
     >>> image, mask = scenes(10, seed=1)[3]
@@ -91,9 +92,8 @@ def scenes(count, *, seed=0, size=(128, 160)):
     """
     height, width = size
     if count < 0:
-        raise ValueError(f"`count` is {count}. Give the number of scenes, 0 or more.")
-    if min(height, width) < 32:
-        raise ValueError(f"`size` is {tuple(size)}. Give (height, width), each 32 or more.")
+        raise ValueError(f"`count` must be an integer from 0 up. Received: {count}")
+    check_image_size(height, width, "`size`", "Choose a larger one.")
     return _Scenes(int(count), int(seed), (int(height), int(width)))
 
 
@@ -117,8 +117,8 @@ class _Scenes(Pairs):
         return f"scene {i} of seed {self.seed}"
 
 
-def draw_scene(rng, height, width):
-    """One scene from a `random.Random`: `uint8` (height, width, 3) and (height, width)."""
+def draw_scene(rng: random.Random, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one scene: image `uint8` `(height, width, 3)` and mask `uint8` `(height, width)`."""
     hour = rng.choices(tuple(HOURS), (4, 3, 3, 2, 2))[0]
     camera = _camera(rng, 2 * height, 2 * width)
     canvas = _sky(rng, hour, camera)
@@ -132,7 +132,9 @@ def draw_scene(rng, height, width):
 
 
 class _Canvas:
-    """An image and its mask, drawn on together in a frame of one's own (x right, y up)."""
+    """An image and its mask, drawn on together in local coordinates (x right, y up).
+
+    `frame` is the origin in pixels and the number of pixels per unit along x and y."""
 
     def __init__(self, width, height, colour, label):
         self.image = Image.new("RGB", (width, height), colour)
@@ -178,7 +180,8 @@ class _Canvas:
 
 @dataclass
 class _Camera:
-    """A camera above the street: `forward` in (along, across), `t` its place across, in metres."""
+    """A camera above the street. `t` is its position across the street in metres, and `forward` its
+    direction (along, across)."""
 
     along: bool
     height: int
@@ -192,7 +195,8 @@ class _Camera:
     pavement: float
 
     def homography(self, origin, u, v):
-        """(u, v, 1) of the plane origin + u U + v V (along, across, up) -> homogeneous pixel."""
+        """The matrix from (u, v, 1) on the plane origin + u U + v V (along, across, up) to homogeneous
+        pixel coordinates."""
         (fs, ft), plane = self.forward, np.array([u, v, origin], "float64").T
         plane[1, 2] -= self.t
         plane[2, 2] -= self.eye
@@ -205,8 +209,8 @@ class _Camera:
             ]
         )
 
-    def stand(self, x, t):
-        """Where the ray through column x meets the line t: (depth, place along the street)."""
+    def meet(self, x, t):
+        """Where the ray through column x meets line t: (depth, position along the street)."""
         (fs, ft), tangent = self.forward, (x - self.width / 2) / self.focal
         depth = (t - self.t) / ((ft + fs * tangent) or 1e-9)
         return depth, depth * (fs - ft * tangent)
@@ -244,7 +248,7 @@ def _mix(a, b, share):
     return tuple(int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
-def _any(rng, colours=POOL):
+def _random_tone(rng, colours=COLOURS):
     return _tone(rng.choice(colours), rng.uniform(0.82, 1.12))
 
 
@@ -280,7 +284,10 @@ def _sky(rng, hour, camera):
 
 
 def _warp(canvas, camera, strip, scale, start, origin, u, v):
-    """Lay a flat strip, `scale` pixels a metre from `start`, on the plane origin + u U + v V."""
+    """Projects a flat strip onto the canvas.
+
+    The strip has `scale` pixels per metre, starts at `start`, and lies on the plane origin + u U +
+    v V."""
     (su, sv), (u0, v1), (wide, high) = scale, start, strip.image.size
     from_pixel = np.array([(1 / su, 0, u0), (0, -1 / sv, v1), (0, 0, 1)])
     to_picture = camera.homography(origin, u, v) @ from_pixel
@@ -297,15 +304,15 @@ def _warp(canvas, camera, strip, scale, start, origin, u, v):
     back = np.linalg.inv(np.array([(1, 0, -left), (0, 1, -top), (0, 0, 1)]) @ to_picture)
     both = strip.image.copy()
     both.putalpha(strip.mask)
-    # Nearest, the canvas being twice the picture's size: bilinear takes six times as long.
+    # Nearest is enough, as the canvas is halved later; bilinear takes six times as long.
     both = both.transform(
         (right - left, bottom - top),
         Image.Transform.PERSPECTIVE,
         tuple((back / back[2, 2]).ravel()[:8]),
-        fillcolor=(0, 0, 0, NOTHING),
+        fillcolor=(0, 0, 0, TRANSPARENT),
     )
     mask = both.getchannel("A")
-    seen = Image.fromarray((np.asarray(mask) != NOTHING) * np.uint8(255))
+    seen = Image.fromarray((np.asarray(mask) != TRANSPARENT) * np.uint8(255))
     canvas.image.paste(both, (left, top), seen)
     canvas.mask.paste(mask, (left, top), seen)
 
@@ -316,7 +323,7 @@ def _street(rng, hour, camera, canvas):
     if camera.along:
         first, last = 1.6, rng.uniform(18, 28)
     else:
-        ends = [camera.stand(x, edge)[1] for x in (0, camera.width)]
+        ends = [camera.meet(x, edge)[1] for x in (0, camera.width)]
         first, last = max(min(ends) - 1, -40), min(max(ends) + 1, 40)
     rows = [_houses(rng, last - first, lit, haze, 18) for _ in range(1 + camera.along)]
     ground = _ground(rng, camera, first, last)
@@ -334,10 +341,10 @@ def _street(rng, hour, camera, canvas):
 
 
 def _cast(rng, camera, canvas):
-    """What stands in the street, far to near: (how to draw it, a canvas with its frame)."""
+    """Objects in the street, from far to near: (function that draws one, canvas with its frame)."""
     kerb, lane, walk = camera.road + 0.5, camera.road / 2, camera.road + 1.3
     far = 8.5 if camera.along else 12
-    # how to draw, how many, where across the street, nearest and farthest, half a width
+    # function, number, positions across the street, nearest and farthest depth, half the width
     roles = (
         (_sign, rng.choice((1, 1, 2)), (-kerb, kerb), 4.8, far, 0.08),
         (_car, rng.choice((1, 1, 2)), (-lane, lane), 5.5, 11, 0.1 if camera.along else 0.15),
@@ -348,11 +355,11 @@ def _cast(rng, camera, canvas):
     cast, taken = [], []
     for draw, count, lines, nearest, farthest, half in roles:
         for _ in range(count):
-            # Of a few places the one with the most room around it, if there is enough.
+            # Of several random places, take the one with the most room, if that is enough.
             places = []
             for _ in range(14):
                 x, t = rng.uniform(0.06, 0.94), rng.choice(lines)
-                depth, _ = camera.stand(x * camera.width, t)
+                depth, _ = camera.meet(x * camera.width, t)
                 if nearest < depth < farthest:
                     room = min((abs(x - other) - wide for other, wide in taken), default=1)
                     places.append((room, x, depth))
@@ -366,8 +373,8 @@ def _cast(rng, camera, canvas):
 
 def _ground(rng, camera, first, last):
     edge, road = camera.road + camera.pavement, camera.road
-    asphalt = _tone(_any(rng, GROUND), rng.uniform(0.6, 1.0))
-    slab = _tone(_any(rng, GROUND), rng.uniform(0.7, 1.2))
+    asphalt = _tone(_random_tone(rng, GROUND), rng.uniform(0.6, 1.0))
+    slab = _tone(_random_tone(rng, GROUND), rng.uniform(0.7, 1.2))
     ground = _Canvas(math.ceil((last - first) * 12), math.ceil(2 * edge * 20), asphalt, ROAD)
     pen = ground.at(-first * 12, edge * 20, 12, 20)
     for side in (-1, 1):
@@ -392,7 +399,7 @@ def _ground(rng, camera, first, last):
 
 
 def _houses(rng, length, lit, haze, scale):
-    row = _Canvas(math.ceil(length * scale), 10 * scale, haze, NOTHING)
+    row = _Canvas(math.ceil(length * scale), 10 * scale, haze, TRANSPARENT)
     x = 0
     while x < length:
         wide = rng.uniform(3.6, 6.4)
@@ -403,7 +410,7 @@ def _houses(rng, length, lit, haze, scale):
 
 
 def _hedge(rng, pen, wide, _):
-    colour = _any(rng, FOLIAGE)
+    colour = _random_tone(rng, FOLIAGE)
     high = rng.uniform(1.2, 3.0)
     pen.box(0, 0, wide, high, _tone(colour, 0.8), TREE)
     for i in range(5):
@@ -413,7 +420,7 @@ def _hedge(rng, pen, wide, _):
 def _house(rng, pen, wide, lit):
     floors = rng.choice((1, 2, 2, 3))
     high = 1.0 + 1.9 * floors
-    wall, roof, trim = _any(rng), _any(rng), _any(rng)
+    wall, roof, trim = _random_tone(rng), _random_tone(rng), _random_tone(rng)
     pen.box(0, 0, wide, high, wall, BUILDING)
     pattern = rng.choice(("bricks", "boards", "plaster"))
     line = (*_tone(wall, 0.72), 170)
@@ -458,7 +465,7 @@ def _house(rng, pen, wide, lit):
                 pen.box(i * wide / 8, 1.75, (i + 1) * wide / 8, 2.3, stripe)
     door = (rng.randrange(columns) + 0.5) * wide / columns
     pen.box(door - 0.5, 0, door + 0.5, 1.75, frame)
-    pen.box(door - 0.38, 0, door + 0.38, 1.62, _any(rng))
+    pen.box(door - 0.38, 0, door + 0.38, 1.62, _random_tone(rng))
 
 
 def _shadow(pen, wide):
@@ -470,7 +477,7 @@ def _car(rng, pen, along):
 
 
 def _car_side(rng, pen):
-    body = _any(rng)
+    body = _random_tone(rng)
     dark, light = _tone(body, 0.72), _tone(body, 1.22)
     half = rng.uniform(1.45, 1.75)
     cabin = rng.uniform(1.25, 1.5)
@@ -500,7 +507,7 @@ def _car_side(rng, pen):
 
 
 def _car_end(rng, pen):
-    body = _any(rng)
+    body = _random_tone(rng)
     half, top = rng.uniform(0.85, 1.0), rng.uniform(1.45, 1.9)
     _shadow(pen, half * 1.25)
     for x in (-half + 0.22, half - 0.22):
@@ -518,7 +525,7 @@ def _car_end(rng, pen):
 
 
 def _tree(rng, pen, along):
-    leaf, bark = _any(rng, FOLIAGE), (104, 80, 62)
+    leaf, bark = _random_tone(rng, FOLIAGE), (104, 80, 62)
     dark, light = _tone(leaf, 0.74), _tone(leaf, 1.22)
     high, wide = rng.uniform(3.2, 5.2), rng.uniform(1.1, 1.7)
     _shadow(pen, wide)
@@ -544,7 +551,7 @@ def _tree(rng, pen, along):
 
 
 def _post(pen, half, high, colour):
-    """A round post: the highlight down its middle tells it from a wall's edge."""
+    """A round post. The highlight down its middle distinguishes it from the edge of a wall."""
     pen.disc(0, 0.02, 3 * half, half, (12, 14, 34, 90))
     pen.box(-half, 0, half, high, _tone(colour, 0.62), POLE)
     pen.box(-0.55 * half, 0, 0.75 * half, high, colour, POLE)
@@ -553,7 +560,7 @@ def _post(pen, half, high, colour):
 
 
 def _pole(rng, pen, along):
-    colour, half = _any(rng), rng.uniform(0.19, 0.23)
+    colour, half = _random_tone(rng), rng.uniform(0.19, 0.23)
     high = rng.uniform(3.0, 4.2)
     _post(pen, half, high, colour)
     if rng.random() < 0.4:
@@ -573,8 +580,8 @@ def _pole(rng, pen, along):
 
 
 def _sign(rng, pen, along):
-    _post(pen, 0.17, 2.2, _any(rng))
-    face, rim = _any(rng), rng.choice(((244, 244, 240), (40, 42, 52)))
+    _post(pen, 0.17, 2.2, _random_tone(rng))
+    face, rim = _random_tone(rng), rng.choice(((244, 244, 240), (40, 42, 52)))
     mark = rng.choice(((244, 244, 240), (40, 42, 52)))
     size, middle = rng.uniform(0.66, 0.82), 2.6
     sides, turn = rng.choice(((24, 0), (3, 0), (4, 0), (4, 45), (8, 22.5)))
@@ -602,7 +609,11 @@ def _sign(rng, pen, along):
 
 
 def _person(rng, pen, along):
-    coat, legs, hair = _any(rng), _any(rng), rng.choice(((60, 44, 36), (150, 106, 60), (44, 44, 50)))
+    coat, legs, hair = (
+        _random_tone(rng),
+        _random_tone(rng),
+        rng.choice(((60, 44, 36), (150, 106, 60), (44, 44, 50))),
+    )
     skin = rng.choice(((232, 190, 160), (190, 140, 104), (122, 84, 62)))
     _shadow(pen, 0.55)
     for x in (-0.21, 0.21):
@@ -615,7 +626,7 @@ def _person(rng, pen, along):
 
 @functools.cache
 def _noise():
-    """Fields in [-1, 1] with wrapping edges: leaves, grain, and broad patches."""
+    """Periodic noise in [-1, 1]: leaves, grain and large patches."""
     generator = np.random.default_rng(0)
     rate = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256))
     fields = []

@@ -1,4 +1,6 @@
-"""How far colour and position alone go: a classifier of single pixels to compare a network with."""
+"""A baseline for networks: a classifier that sees only the colour and position of a pixel."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,25 +12,32 @@ LEARNING_RATE = 0.01
 
 
 def pixel_classifier_iou(
-    train_pairs, test_pairs, num_classes: int, *, pixels=160_000, steps=500, seed=0
+    train_pairs: Sequence,
+    test_pairs: Sequence,
+    num_classes: int,
+    *,
+    pixels: int = 160_000,
+    steps: int = 500,
+    seed: int = 0,
 ) -> np.ndarray:
-    """IoU of each class on `test_pairs`, of a classifier that sees one pixel and its position.
+    """IoU of each class on `test_pairs` for a classifier of single pixels.
 
-    A small multilayer perceptron on colour (RGB, lightness, chromaticity) and position is trained on
-    random pixels of `train_pairs` with cross-entropy. Rare classes get the bonus (a power of their
-    inverse frequency) that gives the best mean IoU on pixels held out from training. A network's
-    score beyond this comes from texture, shape and context.
+    It is a small multilayer perceptron on colour (RGB, lightness, chromaticity) and position, trained
+    with cross-entropy on random pixels of `train_pairs`. Rare classes get a bonus, the power of their
+    inverse frequency with the best mean IoU on held-out pixels. What a network scores above this
+    comes from texture, shape and context.
 
     Args:
-        train_pairs: sequence of (image `uint8` (H, W, 3), mask integer (H, W)).
-        test_pairs: the same, not seen in training; all of their pixels are scored.
-        num_classes: number of classes; other values in a mask are left out.
-        pixels: number of training pixels to draw.
-        steps: training steps, of 2048 pixels each.
-        seed: seed of the drawing and of the weights.
+        train_pairs: sequence of (image `uint8` `(height, width, 3)`, mask `(height, width)` of
+            integers).
+        test_pairs: the same for evaluation. All of their pixels are scored.
+        num_classes: number of classes. Pixels with larger mask values are ignored.
+        pixels: number of training pixels.
+        steps: number of training steps, of 2048 pixels each.
+        seed: seed of the choice of pixels and of the initial weights.
 
     Returns:
-        `float64` (num_classes,), NaN for a class that neither occurs nor is predicted.
+        `float64` `(num_classes,)`, NaN for a class that neither occurs nor is predicted.
 
     >>> from keras_encnet.demo import scenes
     >>> iou = pixel_classifier_iou(scenes(4), scenes(2, seed=1), 9, pixels=4000, steps=20)
@@ -36,7 +45,7 @@ def pixel_classifier_iou(
     (9,)
     """
     rng = np.random.default_rng(seed)
-    x, y = _draw(rng, train_pairs, num_classes, -(-pixels // max(1, len(train_pairs))))
+    x, y = _random_pixels(rng, train_pairs, num_classes, -(-pixels // max(1, len(train_pairs))))
     held_out = len(y) // 8
     model = _classifier(x[held_out:], num_classes, steps, seed)
     picked = held_out + rng.integers(0, len(y) - held_out, steps * BATCH)
@@ -46,19 +55,19 @@ def pixel_classifier_iou(
     logits = model.predict(x[:held_out], batch_size=held_out, verbose=0)
 
     def held_out_miou(bonus):
-        found = (logits - bonus).argmax(1)
-        return np.nanmean(iou_of(confusion_matrix(found, y[:held_out], num_classes)))
+        predicted = (logits - bonus).argmax(1)
+        return np.nanmean(iou_of(confusion_matrix(predicted, y[:held_out], num_classes)))
 
     bonus = max((power * prior for power in (0, 0.2, 0.4, 0.6, 0.8)), key=held_out_miou)
     confusion = np.zeros((num_classes, num_classes), "int64")
     for image, mask in test_pairs:
-        found = (model.predict_on_batch(_features(image)) - bonus).argmax(1)
+        predicted = (model.predict_on_batch(_features(image)) - bonus).argmax(1)
         truth = np.where(mask < num_classes, mask, num_classes).ravel()
-        confusion += confusion_matrix(found, truth, num_classes, ignore_index=num_classes)
+        confusion += confusion_matrix(predicted, truth, num_classes, ignore_index=num_classes)
     return iou_of(confusion)
 
 
-def _draw(rng, pairs, num_classes, count):
+def _random_pixels(rng, pairs, num_classes, count):
     """The features and classes of `count` random pixels of each image, in random order."""
     features, labels = [], []
     for image, mask in pairs:
@@ -91,7 +100,7 @@ def _classifier(x, num_classes, steps, seed):
 
 
 def _features(image):
-    """What the classifier knows of each pixel, `float32` (height · width, 11)."""
+    """The inputs of the classifier for each pixel, `float32` `(height · width, 11)`."""
     height, width = image.shape[:2]
     colour = image.reshape(-1, 3).astype("float32") / 255
     total = colour.sum(1, keepdims=True)

@@ -1,53 +1,59 @@
-"""`model.export`: checks what is asked for, and sees to it that it is there whole or not at all."""
+"""`model.export`: checks the arguments and writes the file, completely or not at all."""
 
 import importlib.util
+import json
 import numbers
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import keras
 from PIL import Image
 
-from keras_encnet.data.conventions import MIN_SIZE, class_names, class_palette
+from keras_encnet.data.conventions import (
+    MIN_SIZE,
+    check_image_size,
+    class_names,
+    class_palette,
+)
 from keras_encnet.data.images import read_image, resize_image
+from keras_encnet.export.formats import FORMATS
+from keras_encnet.export.graph import ImageToLabels, folded
+from keras_encnet.export.quantize import quantized
 from keras_encnet.files import replacing, replacing_directory
 from keras_encnet.presets.directory import save_preset
 
-FORMATS = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 OUTPUTS = ("labels", "logits", "probabilities", "presence")
 DEFAULT_OUTPUTS = ("labels", "presence")
 DTYPES = ("float32", "float16")
-QUANTIZED = ("onnx", "litert")
-# What a format needs beside TensorFlow, by the names of modules.
-NEEDS = {"onnx": ("tf2onnx", "onnx"), "openvino": ("openvino", "scipy")}
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def export_model(
     model,
-    path,
-    format="tf_saved_model",
+    path: str | os.PathLike,
+    format: str = "tf_saved_model",
     *,
-    outputs=DEFAULT_OUTPUTS,
-    image_size=None,
-    batch_size=None,
-    dtype="float32",
-    quantize=None,
-    calibration=None,
-    version=None,
-):
-    """Writes a file that takes images and gives label maps, with nothing of ours beside it.
+    outputs: Sequence[str] | str = DEFAULT_OUTPUTS,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    dtype: str = "float32",
+    quantize: str | None = None,
+    calibration: str | os.PathLike | Iterable | None = None,
+    version: int | None = None,
+) -> pathlib.Path:
+    """Writes a file that maps images to label maps and runs without Keras or this package.
 
-    The input is `images`, `uint8` RGB `(batch, height, width, 3)`, sides from 32 up. The outputs are
-    called the same in every format:
+    The input is `images`, `uint8` RGB `(batch, height, width, 3)`, sides from 32 up. The outputs have
+    the same names in every format:
 
-    - `labels`: what `model.segment` answers, `(batch, height, width)`, `uint8` up to 255 classes, else
-      `uint16`; the preset's resize and sliding window are inside.
-    - `presence`: the probability that each class is in the scene, `(batch, num_classes)`, as there.
+    - `labels`: the label map of `model.segment`, `(batch, height, width)`, `uint8` up to 255 classes,
+      otherwise `uint16`, including the preset's resize and sliding window. (Elsewhere `labels` are
+      class names; here the name stays for compatibility.)
+    - `presence`: the probability that each class is in the scene, `(batch, num_classes)`.
     - `logits`: `model(images)`, `(batch, height, width, num_classes)` float32.
     - `probabilities`: their softmax.
 
@@ -60,30 +66,30 @@ def export_model(
     label maps), `logits` and `classes`, Keras's endpoint `serve`, and requests that warm a server up.
 
     Args:
-        model: an `EncNet`, of any backend; TensorFlow does the work, in a process of its own if it
-            is not the backend.
-        path: of the file, whose suffix is added where it is missing, or the SavedModel's directory.
-            What such an export wrote there before is replaced.
+        model: an `EncNet`, on any backend. TensorFlow does the work, in a child process if it is not
+            the backend.
+        path: path of the file, whose suffix is added if it is missing, or of the SavedModel's
+            directory. An earlier export at that place is replaced.
         format: `"tf_saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
-        outputs: which outputs, in any order. `presence` is left out of the default where the model
-            has no SE head.
-        image_size: `(height, width)` if only images of that size are to be taken; default: any.
-        batch_size: how many images there always are; default: any number.
-        dtype: `"float16"` stores the kernels in half the space, rounded.
-        quantize: `"int8"` computes the convolutions with 8-bit integers, in ONNX and LiteRT, but for
-            the classifier and what a backbone of one's own has beside `ConvNorm` layers.
-        calibration: images that show what is usual, each looked at once: arrays, PIL images or
-            paths, or the path of a folder. A hundred are plenty.
-        version: number of a SavedModel below `path`, as TensorFlow Serving wants it: `path/1`.
+        outputs: which outputs, in any order. The default leaves `presence` out if the model has no
+            SE head.
+        image_size: `(height, width)` to accept images of that size only; default: any size.
+        batch_size: number of images to accept only; default: any number.
+        dtype: `"float16"` stores rounded kernels in half the space.
+        quantize: `"int8"` computes convolutions with 8-bit integers, in ONNX and LiteRT, except for
+            the classifier and for layers of a custom backbone that are not `ConvNorm`.
+        calibration: typical images for `quantize`, each read once: arrays, PIL images or paths, or
+            the path of a folder. A hundred are plenty.
+        version: number of a SavedModel, for TensorFlow Serving: it is written to `path/version`.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: an argument is not one of those above, or does not go with the others.
-        ImportError: a package that writes the format is missing; it is named.
-        FileExistsError: there is something else at `path`.
-        OSError: it cannot be written.
+        ValueError: if an argument is not one of the above, or does not go with the others.
+        ImportError: if a package that writes the format is missing; it is named.
+        FileExistsError: if there is something else at `path`.
+        OSError: if nothing can be written there.
 
     >>> import tempfile
     >>> from keras_encnet import EncNet
@@ -105,58 +111,55 @@ def export_model(
         "dtype": dtype,
         "quantize": quantize,
     }
-    write = _write if keras.backend.backend() == "tensorflow" else _write_in_a_child
+    write = write_file if keras.backend.backend() == "tensorflow" else _write_in_a_child
     with _place(path, format) as made:
         write(model, made, format, calibration, **options)
     return path
 
 
-def _write(model, path, format, calibration, *, outputs, image_size, batch_size, dtype, quantize):
-    from keras_encnet.export.formats import KEEP_CASTS, WRITERS
-    from keras_encnet.export.graph import ImageToLabels, folded
-    from keras_encnet.export.quantize import quantized
-
-    options = {}
-    if dtype == "float16" and format not in KEEP_CASTS:
+def write_file(model, path, format, calibration, *, image_size, batch_size, dtype, quantize, outputs):
+    """Writes what `export_model` was asked for, on the TensorFlow backend, without further checks."""
+    row, options = FORMATS[format], {}
+    if dtype == "float16" and not row.keeps_casts:
         options["half"] = True
-    network = folded(model, dtype if format in KEEP_CASTS else "float32")
-    graph = ImageToLabels(network, model, outputs)
+    network = folded(model, dtype if row.keeps_casts else "float32")
+    graph = ImageToLabels(network, model, outputs, row.runtime)
     if quantize:
         graph = quantized(graph, _calibration(calibration, image_size))
         options["integers"] = True
     shape = (batch_size, *(image_size or (None, None)), 3)
-    WRITERS[format](graph, path, shape, classes(model), **options)
+    row.write(graph, path, shape, classes(model), **options)
 
 
 def _write_in_a_child(model, path, format, calibration, **options):
-    """Saves the model and has a process with TensorFlow export it, by the command line."""
-    command = [sys.executable, "-m", "keras_encnet.cli", "export"]
+    """Saves the model and lets a process with the TensorFlow backend export it."""
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
-        preset = pathlib.Path(scratch, "model")
-        save_preset(model, preset)
-        command += [preset, path, "--format", format]
-        for name, value in options.items():
-            if value is not None:
-                values = value if isinstance(value, (list, tuple)) else [value]
-                command += [f"--{name.replace('_', '-')}", *map(str, values)]
+        scratch = pathlib.Path(scratch)
+        save_preset(model, scratch / "model")
+        job = {
+            "preset": str(scratch / "model"),
+            "path": str(path.resolve()),
+            "format": format,
+            "calibration": None,
+            "options": options,
+        }
         if calibration is not None:
-            folder = pathlib.Path(scratch, "calibration")
-            folder.mkdir()
+            job["calibration"] = str(scratch / "calibration")
+            (scratch / "calibration").mkdir()
             for i, image in enumerate(_calibration(calibration, options["image_size"])):
-                Image.fromarray(image).save(folder / f"{i:06}.png")
-            command += ["--calibration", folder]
+                Image.fromarray(image).save(scratch / "calibration" / f"{i:06}.png")
         root = str(pathlib.Path(__file__).resolve().parents[2])
         env = {
             **os.environ,
             "KERAS_BACKEND": "tensorflow",
             "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-            # The card, if there is one, is this process's.
+            # This process may be using the GPU.
             "CUDA_VISIBLE_DEVICES": "-1",
         }
-        child = subprocess.run(command, env=env, capture_output=True, text=True)
+        command = [sys.executable, "-m", "keras_encnet.export.child"]
+        child = subprocess.run(command, input=json.dumps(job), env=env, capture_output=True, text=True)
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["it said nothing"]
-        said = [line for line in lines if line.startswith("keras-encnet export: ")] or lines[-5:]
+        said = child.stderr.strip().splitlines()[-5:] or ["no message"]
         raise ChildProcessError("\n".join(["Exporting with TensorFlow failed:", *said]))
 
 
@@ -168,37 +171,42 @@ def classes(model):
     }
 
 
-# === What is asked for ===
+# === Arguments ===
 
 
 def _check(model, format, outputs, image_size, batch_size, dtype):
     if format not in tuple(FORMATS):
-        raise ValueError(f"`format` is {format!r}, expected one of {', '.join(map(repr, FORMATS))}.")
+        raise ValueError(f"`format` must be one of {_listed(FORMATS)}. Received: {format!r}")
     if dtype not in DTYPES:
-        pairs = ", ".join(f"{format!r} with {dtype!r}" for format in FORMATS for dtype in DTYPES)
-        raise ValueError(f"`dtype` is {dtype!r} for {format!r}; what works is {pairs}.")
+        raise ValueError(
+            f"`dtype` must be one of {_listed(DTYPES)}, in every format. Received: {dtype!r} for "
+            f"{format!r}"
+        )
     outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
     if outputs == DEFAULT_OUTPUTS and not model.se_head:
         outputs = ("labels",)
     if not outputs or set(outputs) - set(OUTPUTS) or len(set(outputs)) < len(outputs):
         raise ValueError(
-            f"`outputs` is {outputs!r}, expected one or more of {', '.join(map(repr, OUTPUTS))}."
+            f"`outputs` must be one or more of {_listed(OUTPUTS)}, each once. Received: {outputs!r}"
         )
     if "presence" in outputs and not model.se_head:
         raise ValueError(
-            "`outputs` has 'presence', which the SE head finds, and this model has none "
-            "(`se_head=False`); leave it out."
+            f"`outputs` cannot have 'presence' without an SE head, and this model has `se_head=False`. "
+            f"Received: {outputs!r}. Leave 'presence' out."
         )
-    if image_size is not None and not _sizes(image_size, 2, MIN_SIZE):
+    if image_size is not None and not _are_sizes(image_size, 2, MIN_SIZE):
         raise ValueError(
-            f"`image_size` is {image_size!r}, expected (height, width) of {MIN_SIZE} or more, or None."
+            f"`image_size` must be (height, width), {MIN_SIZE} or more each, or None. "
+            f"Received: {image_size!r}"
         )
-    if batch_size is not None and not _sizes([batch_size], 1, 1):
-        raise ValueError(f"`batch_size` is {batch_size!r}, expected an integer of 1 or more, or None.")
+    if batch_size is not None and not _are_sizes([batch_size], 1, 1):
+        raise ValueError(
+            f"`batch_size` must be an integer of 1 or more, or None. Received: {batch_size!r}"
+        )
     return outputs
 
 
-def _sizes(values, count, least):
+def _are_sizes(values, count, least):
     return (
         isinstance(values, (list, tuple))
         and len(values) == count
@@ -207,28 +215,33 @@ def _sizes(values, count, least):
     )
 
 
+def _listed(names):
+    return ", ".join(map(repr, names))
+
+
 def _check_quantization(format, dtype, quantize, calibration):
     if quantize is None:
         if calibration is not None:
-            raise ValueError("`calibration` is for `quantize='int8'`, which is not asked for.")
+            raise ValueError("`calibration` needs `quantize='int8'`. Received: quantize=None")
         return
-    if quantize != "int8" or format not in QUANTIZED or dtype != "float32":
+    if quantize != "int8" or not FORMATS[format].quantizes or dtype != "float32":
+        able = [name for name, row in FORMATS.items() if row.quantizes]
         raise ValueError(
-            f"`quantize={quantize!r}` with format {format!r} and dtype {dtype!r} is not possible; "
-            "what works is 'int8' with 'onnx' or 'litert' and 'float32'."
+            f"`quantize` must be 'int8', with the format {' or '.join(map(repr, able))} and the dtype "
+            f"'float32'. Received: {quantize!r} with {format!r} and {dtype!r}"
         )
     if not isinstance(calibration, (str, os.PathLike, Iterable)):
         raise ValueError(
-            "`quantize='int8'` needs `calibration=`, a folder, or several images of the kind that the "
-            f"model will see; it is {calibration!r}."
+            "`quantize='int8'` needs `calibration=`, a folder or several images of the kind that the "
+            f"model will see. Received: {calibration!r}"
         )
 
 
 def _check_packages(format):
-    needs = NEEDS.get(format, ())
-    for package in ("tensorflow", *needs):
+    packages = FORMATS[format].packages
+    for package in ("tensorflow", *packages):
         if not importlib.util.find_spec(package):
-            remedy = "keras-encnet[export]" if package in needs else "tensorflow"
+            remedy = "keras-encnet[export]" if package in packages else "tensorflow"
             raise ImportError(
                 f"Writing {format!r} needs {package}, which is not installed: pip install '{remedy}'",
                 name=package,
@@ -238,39 +251,37 @@ def _check_packages(format):
 def _target(path, format, version):
     path = pathlib.Path(path)
     if version is not None:
-        if format != "tf_saved_model" or not _sizes([version], 1, 0):
+        if format != "tf_saved_model" or not _are_sizes([version], 1, 0):
             raise ValueError(
-                f"`version` is {version!r} for {format!r}; it is an integer, and for a SavedModel."
+                "`version` must be an integer of 0 or more, and the format 'tf_saved_model'. "
+                f"Received: {version!r} for {format!r}"
             )
         return path / str(version)
     if not path.name:
-        raise ValueError(f"`path` is {str(path)!r}, expected the name of what is to be written.")
-    suffix = FORMATS[format]
+        raise ValueError(f"`path` must be the name of a file or directory. Received: {str(path)!r}")
+    suffix = FORMATS[format].suffix
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
 
 def _calibration(images, image_size):
-    """Reads the images one after the other, and resizes them where a size is fixed."""
+    """Reads the images one after the other, and resizes them if `image_size` is given."""
     if isinstance(images, (str, os.PathLike)):
         folder = pathlib.Path(images)
         images = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES)
         if not images:
             raise ValueError(
-                f"`calibration` is {str(folder)!r}, where there are no images ({', '.join(PICTURES)})."
+                f"`calibration` must be a folder with images ({', '.join(PICTURES)}). "
+                f"Received: {str(folder)!r}, which has none"
             )
     count = 0
     for count, image in enumerate(images, 1):
         image = read_image(image)
         if image_size:
             image = resize_image(image, *image_size)
-        if min(image.shape[:2]) < MIN_SIZE:
-            raise ValueError(
-                f"Image {count} of `calibration` is {image.shape[0]}×{image.shape[1]} pixels "
-                f"(height×width), expected {MIN_SIZE} or more on both sides."
-            )
+        check_image_size(*image.shape[:2], f"Image {count} of `calibration`")
         yield image
     if not count:
-        raise ValueError("`calibration` holds no images.")
+        raise ValueError("`calibration` must hold one or more images. Received: none")
 
 
 # === Where it goes ===

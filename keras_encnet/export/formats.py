@@ -1,7 +1,7 @@
-"""One function a format, on Keras's own exporters: the graph, and what they leave out of it.
+"""One function per format, on Keras's own exporters: the graph, and what the exporters leave out.
 
-Each takes an `ImageToLabels`, where to write, the shape of `images` (`None` where it is free) and the
-classes' names and colours.
+Each takes an `ImageToLabels`, the path to write to, the shape of `images` (`None` for a side of any
+length) and the names and colours of the classes. `FORMATS` is the table of formats.
 """
 
 import itertools
@@ -10,16 +10,18 @@ import pathlib
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from keras_encnet.data.checks import MIN_SIZE
-from keras_encnet.export.graph import ImageToLabels
+from keras_encnet.data.conventions import MIN_SIZE
+from keras_encnet.export.graph import ImageToLabels, Runtime
 from keras_encnet.export.labels import argmax_of_last_axis
 from keras_encnet.export.quantize import store_integers
 
-LARGE = 1024  # values of a weight that is worth halving
+LARGE = 1024  # values: smaller weights stay in float32
 
 
 def write_saved_model(graph, directory, shape, classes):
@@ -27,7 +29,7 @@ def write_saved_model(graph, directory, shape, classes):
 
     from keras_encnet.export.image_bytes import label_png_from_bytes
 
-    # Of a shape that is known whole TensorFlow would not look at what it is given.
+    # With a fully static shape TensorFlow skips its input check.
     images = [tf.TensorSpec((None, *shape[1:]), "uint8", name="images")]
     labels = ImageToLabels(graph.network, graph, ["labels"])
     logits = ImageToLabels(graph.network, graph, ["logits"])
@@ -57,19 +59,19 @@ def write_saved_model(graph, directory, shape, classes):
 
 
 def _assert_shape(images, shape):
-    """An operation that fails, with a message that a server passes on, for images of another shape."""
+    """An operation that fails for images of another shape; a server passes its message on."""
     import tensorflow as tf
 
     found = tf.shape(images)
-    # Zeros make a shape of any rank as long as another.
+    # Zeros make shapes of any rank equally long.
     sides = tf.concat([found, [0] * 4], axis=0)[:5]
     least = [*(side or low for side, low in zip(shape, (1, MIN_SIZE, MIN_SIZE, 3), strict=True)), 0]
     most = [*(side or tf.int32.max for side in shape), 0]
     named = zip(shape, ("batch", "height", "width", "3"), strict=True)
     wanted = ", ".join(str(side or name) for side, name in named)
     message = (
-        f"`images` must be one or more, ({wanted}), of {MIN_SIZE} pixels or more on both sides; "
-        "their shape is:"
+        f"`images` must have shape ({wanted}), with one or more images of {MIN_SIZE} pixels or more on "
+        "both sides. Received shape:"
     )
     fits = tf.reduce_all((sides >= least) & (sides <= most))
     return tf.debugging.Assert(fits, [message, found])
@@ -84,7 +86,7 @@ def write_onnx(graph, path, shape, classes, half=False, integers=False):
         model = onnx.load(raw)
     sides = ("batch", "height", "width")
     for value in (*model.graph.input, *model.graph.output):
-        # The presence has two axes, everything else at least three.
+        # Presence has two axes, every other output at least three.
         for side, dim in zip(sides, value.type.tensor_type.shape.dim, strict=False):
             if dim.dim_param and (side == "batch" or len(value.type.tensor_type.shape.dim) > 2):
                 dim.dim_param = side
@@ -101,8 +103,7 @@ def write_onnx(graph, path, shape, classes, half=False, integers=False):
 def write_litert(graph, path, shape, classes, half=False, integers=False):
     import tensorflow as tf
 
-    graph.argmax = argmax_of_last_axis
-    # Operations of TensorFlow itself would need a runtime that few have.
+    # TensorFlow's own operations would need a runtime that few have.
     builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
     options, spec = {}, {"supported_ops": builtins}
     if half or integers:
@@ -110,7 +111,7 @@ def write_litert(graph, path, shape, classes, half=False, integers=False):
     if half:
         spec["supported_types"] = [tf.float16]
     _export(graph, path, "litert", shape, target_spec=spec, **options)
-    # As LiteRT's own metadata tools do: what follows the model is a zip archive.
+    # As LiteRT's own metadata tools do, a zip archive follows the model.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "\n".join(classes["labels"]))
         archive.writestr("labels.json", json.dumps(classes))
@@ -119,32 +120,77 @@ def write_litert(graph, path, shape, classes, half=False, integers=False):
 def write_openvino(graph, path, shape, classes):
     import openvino
 
-    # Each operation has memory of its own, even in a loop.
-    graph.thinner_strips = 2
     with tempfile.TemporaryDirectory() as scratch:
         raw = pathlib.Path(scratch, "raw.xml")
         _export(graph, raw, "openvino", shape)
         model = openvino.Core().read_model(raw)
         for output in model.outputs:
-            # The exporter leaves names of operations beside the one that was given.
+            # The exporter adds names of operations to the given one.
             output.tensor.set_names(output.names & set(graph.wanted))
         for key, value in classes.items():
             model.set_rt_info(json.dumps(value), ["model_info", key])
         openvino.save_model(model, path, compress_to_fp16=False)
 
 
-# Whose runtimes keep a float16 constant with a cast behind it as it is in the graph.
-KEEP_CASTS = ("tf_saved_model", "openvino")
-WRITERS = {
-    "tf_saved_model": write_saved_model,
-    "onnx": write_onnx,
-    "litert": write_litert,
-    "openvino": write_openvino,
+class Format(NamedTuple):
+    """A format that a model can be exported in.
+
+    - `write`: the function that writes it.
+    - `suffix`: of the file; a SavedModel is a directory.
+    - `packages`: modules that writing needs in addition to TensorFlow.
+    - `runtime`: what its runtime needs of the graph.
+    - `keeps_casts`: whether the runtime keeps a float16 constant and its cast as they are in the
+      graph. Otherwise half precision is stored by `write`, with `half=True`.
+    - `quantizes`: whether it can be written in 8-bit integers, with `integers=True`.
+    """
+
+    write: Callable
+    suffix: str
+    packages: tuple
+    runtime: Runtime
+    keeps_casts: bool
+    quantizes: bool
+
+
+FORMATS = {
+    "tf_saved_model": Format(
+        write_saved_model,
+        suffix="",
+        packages=(),
+        runtime=Runtime(),
+        keeps_casts=True,
+        quantizes=False,
+    ),
+    "onnx": Format(
+        write_onnx,
+        suffix=".onnx",
+        packages=("tf2onnx", "onnx"),
+        runtime=Runtime(constant_weights=True),
+        keeps_casts=False,
+        quantizes=True,
+    ),
+    "litert": Format(
+        write_litert,
+        suffix=".tflite",
+        packages=(),
+        runtime=Runtime(constant_weights=True, argmax=argmax_of_last_axis),
+        keeps_casts=False,
+        quantizes=True,
+    ),
+    "openvino": Format(
+        write_openvino,
+        suffix=".xml",
+        # SciPy: Keras's exporter imports it.
+        packages=("openvino", "scipy"),
+        # Each operation has its own memory, even in a loop: half as much at once.
+        runtime=Runtime(constant_weights=True, strip=1 << 21),
+        keeps_casts=True,
+        quantizes=False,
+    ),
 }
 
 
 def _export(graph, path, format, shape, **options):
-    graph.constant_weights = True
     signature = [keras.InputSpec("uint8", shape, name="images")]
     graph.export(str(path), format, verbose=False, input_signature=signature, **options)
 
@@ -153,7 +199,7 @@ def _export(graph, path, format, shape, **options):
 
 
 def _write_warm_up(directory, shape):
-    """Requests that TensorFlow Serving runs before it says that the model is ready."""
+    """Requests that TensorFlow Serving runs before it reports the model as ready."""
     import tensorflow as tf
 
     image = np.zeros([side or default for side, default in zip(shape, (1, 512, 512, 3), strict=True)])
@@ -166,7 +212,7 @@ def _write_warm_up(directory, shape):
 
 
 def _predict_log(signature, name, value):
-    """A `PredictionLog` of TensorFlow Serving's, whose messages are a package of their own."""
+    """A `PredictionLog` of TensorFlow Serving, written by hand: its messages need another package."""
     import tensorflow as tf
 
     tensor = tf.make_tensor_proto(value).SerializeToString()
@@ -188,7 +234,7 @@ def _field(number, content):
 
 
 def _halve_onnx(graph):
-    """Stores large weights in float16, each with a cast behind it, in loops too."""
+    """Stores large weights in float16, each followed by a cast, also inside loops."""
     from onnx import helper, numpy_helper
 
     casts = []
@@ -208,7 +254,7 @@ def _halve_onnx(graph):
 
 
 def _shorten_names(graph):
-    """Takes the scopes of loops, most of what the exporter calls things in them, away from names."""
+    """Removes the scopes of loops from names, of which they are the larger part."""
     names, taken = {}, set()
 
     def short(name):

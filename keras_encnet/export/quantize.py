@@ -1,14 +1,16 @@
 """Convolutions in 8-bit integers, for ONNX and LiteRT.
 
-Images for calibration run through the whole graph, resize and windows included, and leave the range
-of whatever a convolution reads or writes. There the network then rounds to 256 steps of that range,
-and kernels to 255 steps of each channel's own, all of it in float32 ("fake quantization"). LiteRT's
-converter makes integers of that; so does what Keras's ONNX export writes of it, once kernels and
-biases are stored as integers.
+Calibration images run through the whole graph, including resize and windows, and record the range of
+every tensor that a convolution reads or writes. The network then rounds these tensors to 256 steps of
+their range, and kernels to 255 steps of each channel's range, all in float32 ("fake quantization").
+LiteRT's converter turns that into integers; in an ONNX file kernels and biases are stored as integers
+afterwards.
 
-The quantizers that come with either runtime work on finished files, and not inside the loop over
+The quantizers that come with both runtimes work on finished files, but not inside the loop over
 windows. The classifier stays in float32: logits of 256 steps would tie.
 """
+
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -16,32 +18,32 @@ from keras import ops
 
 from keras_encnet.export.graph import FoldedConvNorm, ImageToLabels
 
-BIAS_STEPS = 1 << 30  # at most, for biases are integers of 32 bits
+BIAS_STEPS = 1 << 30  # at most: biases are 32-bit integers
 
 
-def quantized(graph, images):
+def quantized(graph: ImageToLabels, images: Iterable) -> ImageToLabels:
     """A copy of an `ImageToLabels` that rounds as 8-bit integers would.
 
     Args:
         graph: the one in float32.
-        images: some `uint8` `(height, width, 3)`, which are looked at one by one.
+        images: calibration images, `uint8` `(height, width, 3)`; they run one by one.
     """
     import tensorflow as tf
 
     network, roundings, readers = _with_roundings(graph.network)
-    graph = ImageToLabels(network, graph, graph.wanted)
-    look = tf.function(graph, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")])
+    calibrating = ImageToLabels(network, graph, graph.wanted)
+    look = tf.function(calibrating, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")])
     for image in images:
         look(image[None])
     for rounding in roundings:
         rounding.settle()
     for convolution, rounding in readers:
         convolution.settle(rounding.step)
-    return graph
+    return ImageToLabels(network, graph, graph.wanted, graph.runtime)
 
 
 def _with_roundings(network):
-    """A copy of a network; the roundings in it; and its convolutions with those that they read."""
+    """A copy of a network, its roundings, and its convolutions, each with the rounding of its input."""
     roundings, readers, copies, rounded = [], [], [], {}
 
     def rounding_of(x):
@@ -49,7 +51,7 @@ def _with_roundings(network):
             return x
         if id(x) not in rounded:
             roundings.append(Rounding(name=f"rounding{len(roundings)}"))
-            # Kept with its original, lest another tensor gets that one's id.
+            # The original is kept as well, so that no other tensor can get its id.
             rounded[id(x)] = roundings[-1](x), x
         return rounded[id(x)][0]
 
@@ -63,7 +65,7 @@ def _with_roundings(network):
             x = rounding_of(args[0])
             readers.append((layer, x._keras_history.operation))
             return rounding_of(layer(x))
-        # What is rounded for one reader is so for all, for sums of integers are cheaper.
+        # A tensor that is rounded for one reader is rounded for all: sums of integers are cheaper.
         args = keras.tree.map_structure(lambda x: rounded.get(id(x), (x,))[0], args)
         return layer(*args, **kwargs)
 
@@ -74,7 +76,7 @@ def _with_roundings(network):
 
 
 class Rounding(keras.layers.Layer):
-    """Lets everything pass and keeps its range; once that is settled, rounds to 256 steps of it."""
+    """Records the range of what passes through; once that is settled, rounds to 256 steps of it."""
 
     step = None
 
@@ -83,7 +85,7 @@ class Rounding(keras.layers.Layer):
         self.high = self.add_weight(name="high", initializer="zeros", trainable=False)
 
     def settle(self):
-        # Zero is in the range and becomes one of the steps, for convolutions pad with it.
+        # Zero is in the range and becomes one of the steps, because convolutions pad with it.
         low, high = float(self.low), float(self.high)
         self.step = (high - low) / 255 or 1.0
         zero = round(-low / self.step)
@@ -100,7 +102,7 @@ class Rounding(keras.layers.Layer):
 
 
 class QuantizedConvNorm(FoldedConvNorm):
-    """Rounds its kernel once it is settled, for the `step` of what it reads."""
+    """Rounds its kernel once it is settled; `step` is that of its input."""
 
     settled = None
 
@@ -121,10 +123,10 @@ class QuantizedConvNorm(FoldedConvNorm):
 
 
 def kernel_steps(kernel, bias, input_step, axis):
-    """The step of each channel of a kernel, 127 of which reach its largest value."""
+    """The step of each channel of a kernel, so that 127 steps reach its largest value."""
     steps = np.abs(kernel).max(axis) / 127
-    # Those of the bias are the input's times these. Channels that a network has given up have next
-    # to no kernel, and their bias would be more steps than an integer counts.
+    # The bias is stored in the input's steps times these. Channels that a network does not use have
+    # almost no kernel, and their bias would have more steps than an integer can count.
     least = np.abs(bias) / input_step / BIAS_STEPS
     return np.maximum(steps, np.maximum(least, 1e-12)).astype("float32")
 
@@ -133,8 +135,7 @@ def kernel_steps(kernel, bias, input_step, axis):
 
 
 def store_integers(graph):
-    """Makes integers of the kernels and biases, in loops too, that an ONNX graph's convolutions have
-    where what they read is rounded."""
+    """Stores kernels and biases of convolutions with quantized inputs as integers, also in loops."""
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -145,7 +146,7 @@ def store_integers(graph):
         return numpy_helper.to_array(constants[name])
 
     def dequantized(values, steps, name):
-        """The name of a tensor of these integers, in steps along the first axis."""
+        """Adds a tensor of integers, in steps along the first axis; returns its name."""
         parts = {"integers": values, "steps": steps, "zeros": np.zeros(len(steps), values.dtype)}
         for part, value in parts.items():
             graph.initializer.append(numpy_helper.from_array(value, f"{name}/{part}"))
@@ -160,7 +161,7 @@ def store_integers(graph):
         rounding = _rounding_read_by(node, sources)
         if rounding:
             step = array(rounding.input[1])
-            # There is no bias where it is all zeros.
+            # A bias of zeros is left out of the graph.
             kernel, bias = [*(array(name) for name in node.input[1:]), np.float32(0)][:2]
             steps = kernel_steps(kernel, bias, step, axis=(1, 2, 3))
             replaced |= set(node.input[1:])
@@ -177,7 +178,7 @@ def store_integers(graph):
 
 
 def _rounding_read_by(node, sources):
-    """The `DequantizeLinear` of which a `Conv` reads, or nothing."""
+    """The `DequantizeLinear` whose output a `Conv` reads, or nothing."""
     if node.op_type == "Conv":
         node = sources.get(node.input[0])
         while node and node.op_type in ("Transpose", "Slice", "Pad"):

@@ -1,27 +1,30 @@
-"""Each format's own runtime behind one call, for checks and measurements."""
+"""The runtime of each format, all behind one call, for checks and measurements."""
 
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
-from keras_encnet.data.checks import MIN_SIZE
+from keras_encnet.data.conventions import check_image_size
 
 
-def open_export(path, threads=None, precision="f32"):
-    """Loads an exported file in the runtime that it is for.
+def open_export(
+    path: str | os.PathLike, threads: int | None = None, precision: str = "f32"
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Loads an exported file in its own runtime.
 
     Args:
         path: a SavedModel's directory, `.onnx`, `.tflite` or `.xml`.
         threads: processor threads to use; default: the runtime's choice.
-        precision: OpenVINO's: `"f32"`, or `"bf16"`, which it would choose itself where it is fast.
+        precision: for OpenVINO, `"f32"` or `"bf16"`, which it would choose itself where that is fast.
 
     Returns:
-        Function from `uint8` `images` `(batch, height, width, 3)` to a dictionary of arrays.
+        A function from `uint8` `images` `(batch, height, width, 3)` to a dict of arrays.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if its suffix is none of these.
+        ValueError: if its suffix is not one of these.
         ImportError: if the runtime is not installed.
     """
     path = pathlib.Path(path)
@@ -38,8 +41,8 @@ def open_export(path, threads=None, precision="f32"):
             run, shape = _openvino(path, threads, precision)
         else:
             raise ValueError(
-                f"{path.name!r} is no exported model: expected the directory of a SavedModel, .onnx, "
-                ".tflite or .xml."
+                "`path` must be an exported model: the directory of a SavedModel, or a file that ends "
+                f"in .onnx, .tflite or .xml. Received: {path.name!r}"
             )
     except ModuleNotFoundError as error:
         package = error.name.partition(".")[0]
@@ -48,32 +51,28 @@ def open_export(path, threads=None, precision="f32"):
             "pip install 'keras-encnet[export]'",
             name=package,
         ) from error
-    # Runtimes say in ways of their own that a side is free.
+    # Each runtime has its own mark for a side of any length.
     return _checked(run, [side if isinstance(side, int) and side > 0 else None for side in shape])
 
 
-def _checked(run, taken):
-    """`run`, for images of the shape `taken`, in which `None` is any side."""
-    wanted = ", ".join(str(side or "any") for side in taken)
+def _checked(run, expected):
+    """`run`, after a check that images have the shape `expected`, where `None` is any length."""
+    wanted = ", ".join(str(side or "any") for side in expected)
 
     def call(images):
         images = np.asarray(images)
         shape = images.shape
         if images.dtype != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
             raise ValueError(
-                f"`images` is {images.dtype} of shape {shape}, expected uint8 of shape (batch, height, "
-                "width, 3). For a single image add an axis: images[None]."
+                "`images` must be uint8 of shape (batch, height, width, 3), images[None] for a single "
+                f"image. Received: {images.dtype} of shape {shape}"
             )
-        if min(shape[1:3]) < MIN_SIZE:
+        check_image_size(*shape[1:3], "`images`")
+        # Not every runtime checks, and some compute something for images of another size.
+        if any(side not in (None, given) for side, given in zip(expected, shape, strict=True)):
             raise ValueError(
-                f"`images` are {shape[1]}×{shape[2]} pixels (height×width), expected {MIN_SIZE} or "
-                "more on both sides."
-            )
-        # Not every runtime looks, and some answer for images of the size that they expect.
-        if any(side not in (None, given) for side, given in zip(taken, shape, strict=True)):
-            raise ValueError(
-                f"`images` is of shape {shape}, and the file was exported for ({wanted}). Resize them, "
-                "or export the model without `image_size` and `batch_size`."
+                f"`images` must have shape ({wanted}), for which the file was exported. "
+                f"Received: {shape}. Resize them, or export without `image_size` and `batch_size`."
             )
         return run(images)
 
@@ -89,7 +88,7 @@ def _saved_model(path):
     def call(images):
         return {name: value.numpy() for name, value in run(images=tf.constant(images)).items()}
 
-    # Its functions live as long as what they were loaded with.
+    # The functions need the loaded object to stay alive.
     call.loaded = loaded
     return call, run.structured_input_signature[1]["images"].shape.as_list()
 
@@ -101,18 +100,18 @@ def _onnx(path, threads):
     options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    (input,) = session.get_inputs()
+    (images,) = session.get_inputs()
 
     def call(images):
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
-    return call, input.shape
+    return call, images.shape
 
 
 def _litert(path, threads):
     from ai_edge_litert.interpreter import Interpreter
 
-    # Its own choice would be a single one.
+    # LiteRT's default is one thread.
     threads = threads or os.cpu_count()
     run = Interpreter(str(path), num_threads=threads).get_signature_runner()
     shape = run.get_input_details()["images"]["shape_signature"].tolist()

@@ -1,7 +1,9 @@
-"""Whether an exported file does what the model does, how large it is, and how fast."""
+"""Whether an exported file gives what the model gives, how large it is, and how fast."""
 
+import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +19,9 @@ NAMES = {"": "SavedModel", ".onnx": "ONNX Runtime", ".tflite": "LiteRT", ".xml":
 class Verification(NamedTuple):
     """What `verify` found; prints as a table.
 
-    `differences` are the largest ones of each output of numbers, those of `logits` over the largest
-    logit; `labels` is the share of pixels with the same label, or `None` where labels are no output;
-    sizes are in bytes, times in seconds for one call."""
+    `differences` holds the largest difference of each numeric output, for `logits` relative to the
+    largest logit. `labels` is the share of pixels with the same label, or `None` without that output.
+    Sizes are in bytes, times in seconds per call."""
 
     runtime: str
     images: int
@@ -31,7 +33,7 @@ class Verification(NamedTuple):
     seconds: float
 
     def __str__(self):
-        lines = [f"{self.runtime} beside the model in float32, {self.images} images:"]
+        lines = [f"{self.runtime} compared with the model in float32, {self.images} images:"]
         if self.labels is not None:
             lines.append(f"  the same label: {self.labels:.4%} of the pixels")
         for name, value in self.differences.items():
@@ -41,25 +43,30 @@ class Verification(NamedTuple):
         return "\n".join(lines)
 
 
-def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3):
-    """Runs the model and a file that was exported from it on the same images, and compares.
+def verify(
+    model,
+    path: str | os.PathLike,
+    images: Sequence | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    runs: int = 3,
+) -> Verification:
+    """Runs a model and a file that was exported from it on the same images, and compares.
 
     Args:
-        model: the `EncNet`; where its dtype policy is another, a copy in float32 is compared.
+        model: the `EncNet`; if its dtype policy is not float32, a float32 copy is compared.
         path: what `model.export` wrote.
-        images: some to compare on, paths, PIL images or arrays; by default drawn street scenes.
+        images: paths, PIL images or arrays to compare on; default: drawn street scenes.
         image_size: `(height, width)`, if the file takes only images of that size.
-        batch_size: how many images the file always takes, if it does.
-        runs: how often the first image's time is measured; medians count.
-
-    Returns:
-        A `Verification`.
+        batch_size: number of images, if the file takes only that many at a time.
+        runs: how often the time of the first image is measured; medians are reported.
 
     Raises:
-        ValueError: there are no images or runs, or the file was exported from another model.
+        ValueError: if there are no images or runs, or the file was exported from another model.
     """
     if runs < 1:
-        raise ValueError(f"`runs` is {runs!r}, expected 1 or more.")
+        raise ValueError(f"`runs` must be 1 or more. Received: {runs!r}")
     path = pathlib.Path(path)
     run, model = open_export(path), _in_float32(model)
     if images is None:
@@ -67,7 +74,9 @@ def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3
         images = [scenes(1, size=tuple(size), seed=0)[0][0] for size in sizes]
     images = [read_image(image) for image in images]
     if not images:
-        raise ValueError("`images` is empty, expected one or more, or None for drawn street scenes.")
+        raise ValueError(
+            "`images` must hold one or more images, or be None for drawn street scenes. Received: none"
+        )
     if image_size:
         images = [resize_image(image, *image_size) for image in images]
 
@@ -79,8 +88,9 @@ def verify(model, path, images=None, *, image_size=None, batch_size=None, runs=3
             shape = None if value is None else value.shape
             if found[name][0].shape != shape:
                 raise ValueError(
-                    f"{path} answers {name!r} of shape {found[name][0].shape}, and the model {shape}; "
-                    "was it exported from this model?"
+                    f"{path} must give the same shapes as the model. Received: {name!r} of shape "
+                    f"{found[name][0].shape}, where the model gives {shape}. Was it exported from this "
+                    "model?"
                 )
             if name == "labels":
                 same.append((found[name][0] == value).mean())

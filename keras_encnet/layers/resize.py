@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -17,21 +18,26 @@ def interpolation_matrix(in_size, out_size, align_corners):
 
 
 def interpolation_source(index, in_size, out_size, align_corners):
-    """The float32 input coordinates of the outputs `index`, a tensor of any shape."""
-    in_length = ops.cast(in_size, "float32")
-    out_length = ops.cast(out_size, "float32")
-    index = ops.cast(index, "float32")
+    """The float32 input coordinates of the outputs `index`, an array or a tensor of any shape.
+
+    An array of indices and integer sizes give a NumPy array, anything else a tensor."""
+    known = isinstance(index, np.ndarray) and isinstance(in_size, int) and isinstance(out_size, int)
+    xp, float32 = (np, np.float32) if known else (ops, lambda x: ops.cast(x, "float32"))
+    in_length, out_length, index = float32(in_size), float32(out_size), float32(index)
     if align_corners:
-        source = index * ((in_length - 1) / ops.maximum(out_length - 1, 1))
+        source = index * ((in_length - 1) / xp.maximum(out_length - 1, 1))
     else:
         source = (index + 0.5) * (in_length / out_length) - 0.5
-    return ops.clip(source, 0, in_length - 1)
+    return xp.clip(source, 0, in_length - 1)
 
 
 def triangle_weights(source, samples):
-    """Linear interpolation weights `(…, n, m)` of `samples` `(…, m)` at coordinates `source` `(…, n)`."""
-    distance = ops.expand_dims(source, -1) - ops.expand_dims(ops.cast(samples, "float32"), -2)
-    return ops.maximum(1 - ops.abs(distance), 0)
+    """Weights `(…, n, m)` with which `samples` `(…, m)` are interpolated at coordinates `source`
+    `(…, n)`; an array if both are arrays."""
+    xp = np if isinstance(source, np.ndarray) and isinstance(samples, np.ndarray) else ops
+    samples = samples.astype("float32") if xp is np else ops.cast(samples, "float32")
+    distance = xp.expand_dims(source, -1) - xp.expand_dims(samples, -2)
+    return xp.maximum(1 - xp.abs(distance), 0)
 
 
 @keras.saving.register_keras_serializable("keras_encnet")

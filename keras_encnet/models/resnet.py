@@ -44,7 +44,7 @@ def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
     Raises:
         ValueError: if a value is not among those above.
 
-    >>> features = keras_encnet.models.resnet(18, width=0.25)(np.ones((1, 65, 64, 3)))
+    >>> features = keras_encnet.models.resnet.resnet(18, width=0.25)(np.ones((1, 65, 64, 3)))
     >>> [tuple(x.shape) for x in features]
     [(1, 17, 16, 16), (1, 9, 8, 32), (1, 9, 8, 64), (1, 9, 8, 128)]
     """

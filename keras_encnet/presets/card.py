@@ -3,39 +3,43 @@
 import pathlib
 import re
 import string
+from collections.abc import Mapping, Sequence
 
+import keras
+
+from keras_encnet.data.conventions import class_names
 from keras_encnet.presets.table import bibtex
 
 
 def model_card(
-    model,
-    repo,
+    model: keras.Model,
+    repo: str,
     *,
-    title=None,
-    picture=None,
-    published=None,
-    measured=None,
-    licence="apache-2.0",
-    citation=None,
-    source=None,
-    datasets=None,
-    terms=None,
-):
-    """The text of a model card: what the model is, how to load it, labels, figures, licence, citation.
+    title: str | None = None,
+    picture: str | None = None,
+    published: Mapping[str, float | str] | None = None,
+    measured: Mapping[str, float | str] | None = None,
+    licence: str | None = "apache-2.0",
+    citation: str | None = None,
+    source: str | None = None,
+    datasets: Sequence[str] | None = None,
+    terms: str | None = None,
+) -> str:
+    """The text of a model card: description, usage, labels, results, licence and citation.
 
     Args:
         model: an `EncNet`.
-        repo: `"user/name"` or `"hf://user/name"`, where the model will be.
+        repo: `"user/name"` or `"hf://user/name"`, the model's repository.
         title: the heading; default: the name of the repository.
-        picture: name of an image file in the repository, shown on top.
-        published: figures of the authors, `{what: number or text}`.
+        picture: name of an image file in the repository, shown at the top.
+        published: results that the authors published, by what was measured.
         measured: the same, measured with this model.
-        licence: the Hub's identifier of a licence, such as `"apache-2.0"` or `"cc-by-nc-4.0"`;
-            `None` names none.
-        citation: BibTeX to stand before that of EncNet.
+        licence: the Hub's identifier of a licence, such as `"apache-2.0"` or `"cc-by-nc-4.0"`, or
+            `None` to state none.
+        citation: BibTeX to put before that of EncNet.
         source: where the weights come from, as Markdown.
-        datasets: the Hub's names of the data sets it was trained on, `"user/name"` each.
-        terms: the terms of the training data, as Markdown.
+        datasets: the Hub's names (`"user/name"`) of the training data sets.
+        terms: terms of use of the training data, as Markdown.
 
     Returns:
         Markdown with a YAML header, for `push_to_hub(card=...)`.
@@ -71,16 +75,16 @@ def model_card(
         labels=_labels(model),
         figures=_figures(published or {}, measured or {}),
         network=_network(model),
-        licence=f"`{licence}`" if licence else "Not named by the owner: ask before you use it.",
+        licence=f"`{licence}`" if licence else "Not stated. Ask the owner before you use it.",
         terms=terms or "",
         citation="\n\n".join(filter(None, [citation and citation.strip(), bibtex()])),
     )
-    # What was not given leaves no gap.
+    # Missing parts leave blank lines.
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _labels(model):
-    names = model.labels or [f"class {i}" for i in range(model.num_classes)]
+    names = class_names(model.num_classes, model.labels)
     return ", ".join(f"`{i}` {_plain(name)}" for i, name in enumerate(names))
 
 
@@ -124,5 +128,5 @@ def _cell(value):
 
 
 def _plain(text):
-    """Text in which Markdown finds nothing to do, on one line."""
+    """Text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(str(text).split()))

@@ -1,7 +1,10 @@
 """Presets on disk: Keras's own directory format, without optimizer."""
 
+import os
+import pathlib
 import shutil
 
+import keras
 import numpy as np
 
 from keras_encnet.files import replacing_directory
@@ -11,54 +14,54 @@ WEIGHTS = "model.weights.h5"
 FILES = ("config.json", "metadata.json", WEIGHTS)
 
 
-def save_preset(model, directory, dtype=None):
-    """Writes `model` to `directory`: beside it first, then swapped in.
+def save_preset(model: keras.Model, directory: str | os.PathLike, dtype: str | None = None) -> None:
+    """Writes `model` to `directory`, completely or not at all.
 
     Args:
         model: an `EncNet`, compiled or not, or a backbone.
-        directory: where to; a preset that is there is replaced, anything else is an error.
-        dtype: `"float16"` stores kernels in half the space; they are rounded to 11 bits.
+        directory: where to write; an existing preset is replaced, anything else is an error.
+        dtype: `"float32"` (the default), or `"float16"`, which stores kernels in half the space,
+            rounded to 11 bits.
 
     Raises:
         FileExistsError: if `directory` holds something other than a preset.
-        ValueError: if `dtype` is another one, or a weight is too large for it.
+        ValueError: for another `dtype`, or if a weight is too large for it.
     """
     with replacing_directory(directory, "preset", FILES[0]) as new:
         write_preset(model, new, dtype)
 
 
-def write_preset(model, directory, dtype=None):
-    """Writes the files of a preset into an empty directory, one after the other."""
+def write_preset(model: keras.Model, directory: pathlib.Path, dtype: str | None = None) -> None:
+    """Writes a preset's files into an empty directory; arguments as in `save_preset`."""
     if dtype not in (None, "float32", "float16"):
-        raise ValueError(f"`dtype` is {dtype!r}; weights are stored as 'float32' or 'float16'.")
+        raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: {dtype!r}")
     if model.compiled:
-        # Keras stores the optimizer; a copy that was never compiled has none.
+        # Keras always stores the optimizer; a copy that was never compiled has none.
         with skip_kernel_init():
             bare = type(model).from_config(model.get_config())
         bare.set_weights(model.get_weights())
         model = bare
-    # Keras wants to make the directory itself.
-    made = directory / "made"
-    model.save(made, zipped=False)
+    # Keras must create the directory itself, and adds an (empty) assets folder.
+    saved = directory / "saved"
+    model.save(saved, zipped=False)
     if dtype == "float16":
-        _halve(made / WEIGHTS)
-    # Keras also writes an (empty) assets folder; drop it.
+        _halve(saved / WEIGHTS)
     for file in FILES:
-        (made / file).rename(directory / file)
-    shutil.rmtree(made)
+        (saved / file).rename(directory / file)
+    shutil.rmtree(saved)
 
 
 def _halve(path):
-    """Stores kernels in float16. Vectors stay: they are small, and variances may be large."""
+    """Rewrites a weights file with float16 kernels. Vectors stay: small, but variances may be large."""
     import h5py
 
-    whole = path.with_suffix(".float32")
-    path.rename(whole)
-    with h5py.File(whole) as source, h5py.File(path, "w") as target:
+    full = path.with_suffix(".float32")
+    path.rename(full)
+    with h5py.File(full) as source, h5py.File(path, "w") as target:
 
         def copy(name, item):
             if isinstance(item, h5py.Group):
-                made = target.require_group(name)
+                copied = target.require_group(name)
             else:
                 value = item[()]
                 if value.dtype == "float32" and value.ndim > 1:
@@ -66,12 +69,12 @@ def _halve(path):
                         value = value.astype("float16")
                     if not np.isfinite(value).all():
                         raise ValueError(
-                            f"A weight ({name}) is over 65504, the largest that float16 holds: store "
-                            "the model in float32."
+                            f"Weights stored in float16 must not be over 65504. Received: {name} with "
+                            "a larger one. Save with dtype=None, in float32."
                         )
-                made = target.create_dataset(name, data=value)
-            made.attrs.update(item.attrs)
+                copied = target.create_dataset(name, data=value)
+            copied.attrs.update(item.attrs)
 
         source.visititems(copy)
         target.attrs.update(source.attrs)
-    whole.unlink()
+    full.unlink()

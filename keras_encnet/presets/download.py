@@ -1,4 +1,4 @@
-"""Files from the web: resumed where they broke off, checked, and whole or not there."""
+"""Downloads that resume after a break and are checked; a file is there completely or not at all."""
 
 import errno
 import hashlib
@@ -17,73 +17,86 @@ import urllib.request
 import zipfile
 import zlib
 
-from keras_encnet.presets.cache import cache_directory, explained
+import rich.console
+import rich.progress
+
+from keras_encnet.presets.cache import cache_directory, explain_write_errors
 
 TRIES = 5  # in a row without a new byte
-PAUSE = 1.0  # seconds before the second try; it doubles each time
+PAUSE = 1.0  # seconds before the second try; doubles each time
 TIMEOUT = 30.0  # seconds without an answer
-CHUNK = 1 << 18
+CHUNK = 1 << 18  # bytes
 TEMPORARY = (408, 429, 500, 502, 503, 504)
 LOST = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 LOST_NUMBERS = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
 
 
-def download_release(release, *, progress=None):
-    """Downloads the `release` of a `Preset` or `Backbone` to the cache, under its own name.
+def download_release(release: dict, *, progress: bool | None = None) -> pathlib.Path:
+    """Downloads the `release` of a `Preset` or `Backbone` into the cache, under its own name.
 
-    Several processes must not do so at once: `cached` sees to that where this is part of its `make`.
+    Only one process may do this at a time; the lock of `cached` ensures it.
 
     Returns:
-        The path of the file. It can be deleted when it has been converted.
+        The path of the file, which may be deleted after conversion.
     """
     checks = {key: release[key] for key in ("sha256", "sha1", "member") if key in release}
     return download(release["url"], release_path(release), progress=progress, **checks)
 
 
-def release_path(release):
-    """Where in the cache a release is downloaded to."""
+def release_path(release: dict) -> pathlib.Path:
+    """The path in the cache that a release is downloaded to."""
     name = urllib.parse.urlsplit(release["url"]).path.rsplit("/", 1)[-1]
     return cache_directory() / "downloads" / name
 
 
-def download(url, path, *, sha256=None, sha1=None, member=None, progress=None):
+def download(
+    url: str,
+    path: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    sha1: str | None = None,
+    member: str | None = None,
+    progress: bool | None = None,
+) -> pathlib.Path:
     """Downloads a file, unless it is there.
 
-    What has arrived lies in `path.part` until it is whole and checked; the next call goes on from
-    there, in another process too, if the server says that it is the same file still.
+    Received bytes are kept in `path.part` until the file is complete and checked. The next call resumes
+    from there, also in another process, if the server confirms that the file is still the same.
 
     Args:
         url: `http` or `https` address.
-        path: where to; its directory is made.
-        sha256: the file's SHA-256, or its first eight hexadecimal digits or more.
+        path: where to write the file; its directory is created.
+        sha256: the file's SHA-256, or at least its first eight hexadecimal digits.
         sha1: the same for SHA-1.
-        member: the checksum is not the file's, a zip, but that of this member of it.
-        progress: whether to show a progress bar; default: in a terminal or a notebook.
+        member: name of a member of the file, a zip; the checksums are those of this member.
+        progress: whether to show a progress bar; default: only in a terminal or a notebook.
 
     Returns:
         `path` as a `pathlib.Path`.
 
     Raises:
-        ValueError: if the address is not `http` or `https`, or the checksum is not the expected one;
-            the file has been deleted then.
-        ConnectionError: without network, when the server refuses, when the connection breaks again
-            and again, or with `HF_HUB_OFFLINE=1`.
+        ValueError: if the address is not `http` or `https`, or a checksum does not match; the file is
+            then deleted.
+        ConnectionError: without a network, if the server refuses, if the connection keeps breaking, or
+            with `HF_HUB_OFFLINE=1`.
         TimeoutError: if the server does not answer.
         OSError: if the file cannot be written or the disk is full.
     """
     path = pathlib.Path(path)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"The address is {url!r}, expected one that begins with http:// or https://.")
+        raise ValueError(f"`url` must begin with http:// or https://. Received: {url!r}")
     checks = {"sha256": _checked_hex(sha256, 64), "sha1": _checked_hex(sha1, 40)}
     if not path.is_file():
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             raise ConnectionError(
                 f"{url} is needed, but HF_HUB_OFFLINE is set. Unset it, or {_by_hand(path)}"
             )
+        # Not `files.replacing`: unlike a temporary file, this one must outlive a kill to be resumed.
         part = path.with_name(path.name + ".part")
-        with explained(path.parent):
+        with explain_write_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(url, path, part, _Progress(url, progress))
+            with _progress_bar(progress) as bar:
+                _fetch(url, path, part, bar)
             _state_path(part).unlink(missing_ok=True)
             _verify(part, url, checks, member)
             part.replace(path)
@@ -95,18 +108,19 @@ def download(url, path, *, sha256=None, sha1=None, member=None, progress=None):
 # === Transfer ===
 
 
-def _fetch(url, path, part, progress):
+def _fetch(url, path, part, bar):
     """Receives the file, in as many tries as it takes."""
+    bar.console.out(f"Downloading {url}")
     failures, longest, reached = 0, -1, False
     while True:
         try:
-            _receive(url, part, progress)
+            _receive(url, part, bar)
             return
         except urllib.error.HTTPError as error:
             error.close()
             problem = f"it answered {error.code} {error.reason}"
             failure = ConnectionError
-            if error.code == 416:  # The part is longer than the file by now.
+            if error.code == 416:  # The part is longer than the file now is.
                 _discard(part)
             elif error.code not in TEMPORARY:
                 raise ConnectionError(_refusal(error, url, path)) from None
@@ -114,7 +128,7 @@ def _fetch(url, path, part, progress):
         except (http.client.HTTPException, OSError) as error:
             if not isinstance(error, LOST) and error.errno not in LOST_NUMBERS:
                 raise
-            # Without network it is no use to try again.
+            # Without a network there is no point in trying again.
             unreachable = isinstance(error, urllib.error.URLError)
             reason = error.reason if unreachable else error
             failure = TimeoutError if isinstance(reason, TimeoutError) else ConnectionError
@@ -126,17 +140,17 @@ def _fetch(url, path, part, progress):
         failures = 1 if size > longest else failures + 1
         longest = max(size, longest)
         if failures == TRIES:
-            kept = f" {size} bytes have arrived and are kept." if _read_state(url, part) else ""
+            kept = f" The {size} bytes received so far are kept." if _read_state(url, part) else ""
             raise failure(
-                f"Downloading {url} failed {TRIES} times in a row: {problem}.{kept} Do the same again "
-                f"later, or {_by_hand(path)}"
+                f"Downloading {url} failed {TRIES} times in a row: {problem}.{kept} Try again later, "
+                f"or {_by_hand(path)}"
             )
-        progress.say(f"The connection broke ({problem}); trying again …")
+        bar.console.out(f"The connection broke ({problem}). Trying again …")
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _receive(url, part, progress):
-    """One request: appends to `part` what it lacks, or all where it cannot be gone on with."""
+def _receive(url, part, bar):
+    """One request: appends the missing bytes to `part`, or starts over if it cannot be resumed."""
     state = _read_state(url, part)
     start = _size(part) if state else 0
     if state and start == state["length"]:
@@ -154,8 +168,10 @@ def _receive(url, part, progress):
                 _state_path(part).write_text(json.dumps(now), "utf-8")
         elif now != state:
             _discard(part)
-            raise ConnectionError("the file changed on the server in the middle")
+            raise ConnectionError("the file changed on the server during the download")
         done, length = start, now["length"]
+        (task,) = bar.task_ids
+        bar.reset(task, total=length, completed=done)
         with open(part, "ab") as file:
             while length is None or done < length:
                 data = response.read1(CHUNK if length is None else min(CHUNK, length - done))
@@ -163,14 +179,35 @@ def _receive(url, part, progress):
                     break
                 file.write(data)
                 done += len(data)
-                progress.update(done, length, start)
+                bar.update(task, completed=done)
     if length is not None and done < length:
         raise ConnectionError(f"it closed after {done} of {length} bytes")
-    progress.finish()
+
+
+def _progress_bar(show):
+    """A progress bar with one task. By default it shows nothing outside terminals and notebooks."""
+    # In notebooks standard error is red, and Rich's own display needs ipywidgets: write plain text.
+    notebook = "ipykernel" in sys.modules
+    console = rich.console.Console(
+        stderr=not notebook, force_terminal=notebook or None, force_jupyter=False
+    )
+    console.quiet = not (console.is_terminal if show is None else show)
+    bar = rich.progress.Progress(
+        rich.progress.TaskProgressColumn(),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=4,
+        disable=console.quiet,
+    )
+    bar.add_task("", total=None)
+    return bar
 
 
 def _opener():
-    """urllib's, without the handlers of other schemes, to which a redirection could lead."""
+    """urllib's opener without the handlers of other schemes, to which a redirect could lead."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -186,7 +223,7 @@ def _opener():
 
 
 def _state(url, response, start):
-    """Which file it is that the server sends: address, version and length, `None` where unknown."""
+    """Identifies the file that the server sends: address, version and length, `None` if unknown."""
     if response.status == 206:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         length = int(sent[2]) if sent and int(sent[1]) == start else None
@@ -200,7 +237,7 @@ def _state(url, response, start):
 
 
 def _read_state(url, part):
-    """What `_state` said of the file that `part` begins, or `None` if there is no going on."""
+    """The `_state` of the file that `part` is the beginning of, or `None` if it cannot be resumed."""
     try:
         state = json.loads(_state_path(part).read_text("utf-8"))
         same = state["url"] == url and 0 < part.stat().st_size <= state["length"]
@@ -227,7 +264,7 @@ def _discard(part):
 
 def _checked_hex(digits, length):
     if digits is not None and not re.fullmatch(rf"[0-9a-fA-F]{{8,{length}}}", digits):
-        raise ValueError(f"A checksum is {digits!r}, expected 8 to {length} hexadecimal digits.")
+        raise ValueError(f"A checksum must have 8 to {length} hexadecimal digits. Received: {digits!r}")
     return digits and digits.lower()
 
 
@@ -242,10 +279,11 @@ def _verify(path, url, checks, member):
         if found != expected:
             path.unlink()
             name = algorithm.upper().replace("SHA", "SHA-")
-            of = f"{member} in {url}" if member else url
+            file = f"{member} in {url}" if member else url
             raise ValueError(
-                f"{of} is damaged, or not the file that was published: its {name} is {found}, expected "
-                f"{expected}. It has been deleted. Do the same again; if it stays so, do not use it."
+                f"{file} must have the {name} {expected}. Received: {found}. It is damaged, or not the "
+                "published file, and was deleted. Try again, and do not use it if that fails in the "
+                "same way."
             )
 
 
@@ -257,72 +295,25 @@ def _digest(path, algorithm, member):
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-# === Words ===
+# === Messages ===
 
 
 def _refusal(error, url, path):
     host = urllib.parse.urlsplit(url).netloc
-    gone = " The file is not there any more." if error.code in (404, 410) else ""
+    gone = " The file is no longer there." if error.code in (404, 410) else ""
     answer = f"{host} answered {error.code} {error.reason} for {url}."
     return f"{answer}{gone} If you can, {_by_hand(path)}"
 
 
 def _unreachable(problem, reason, url, path):
     host = urllib.parse.urlsplit(url).netloc
-    hint = "Is there a network? In a Kaggle notebook, turn on “Internet” in its settings."
+    hint = "Check the network. In a Kaggle notebook, turn on “Internet” in the settings."
     if isinstance(reason, ssl.SSLCertVerificationError):
-        hint = "Does this machine know today's certificates?"
+        hint = "Check that this machine's certificates are up to date."
     elif not isinstance(reason, (socket.gaierror, TimeoutError)):
-        hint = "Is the network, or a proxy, in the way?"
+        hint = "Check whether a firewall or proxy blocks it."
     return f"Cannot reach {host} for {url}: {problem}. {hint} Or {_by_hand(path)}"
 
 
 def _by_hand(path):
     return f"download it by other means and put it at {path}."
-
-
-class _Progress:
-    """A line that says how far it is; nothing where nobody looks."""
-
-    def __init__(self, url, show):
-        notebook = "ipykernel" in sys.modules
-        # In a notebook, standard error is painted red.
-        self.stream = sys.stdout if notebook else sys.stderr
-        seen = self.stream is not None and (notebook or self.stream.isatty())
-        self.show = seen if show is None else show
-        self.interval = 0.5 if notebook else 0.1
-        self.url, self.began, self.drawn, self.line = url, None, 0.0, ""
-
-    def update(self, done, length, start):
-        if not self.show:
-            return
-        now = time.monotonic()
-        if self.began is None:
-            print(f"Downloading {self.url}", file=self.stream)
-        if self.began is None or done < self.first:
-            self.began, self.first = now, start
-        if now - self.drawn < self.interval and done != length:
-            return
-        self.drawn = now
-        rate = (done - self.first) / max(now - self.began, 1e-3)
-        line = f"{done / 1e6:.1f} MB"
-        if length:
-            bar = "━" * (20 * done // length)
-            left = round((length - done) / max(rate, 1))
-            line = f"{done / length:4.0%} {bar:·<20} {done / 1e6:.1f}/{length / 1e6:.1f} MB"
-            line += f"  {rate / 1e6:.1f} MB/s  {left // 60}:{left % 60:02} left"
-        self._draw(line)
-
-    def say(self, text):
-        if self.show:
-            self.finish()
-            print(text, file=self.stream, flush=True)
-
-    def finish(self):
-        if self.show and self.line:
-            print(file=self.stream, flush=True)
-            self.line = ""
-
-    def _draw(self, line):
-        print("\r" + line.ljust(len(self.line)), end="", file=self.stream, flush=True)
-        self.line = line

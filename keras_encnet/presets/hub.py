@@ -3,56 +3,59 @@
 import contextlib
 import errno
 import hashlib
+import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
+
+import keras
 
 from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES, WEIGHTS, save_preset
+from keras_encnet.version import __version__
 
 HUB = "hf://"
 KAGGLE = "kaggle://"
-LOG_IN = "log in with `hf auth login`, or put a token into the environment variable HF_TOKEN"
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+LOG_IN = "log in with `hf auth login`, or set the environment variable HF_TOKEN to a token"
 
 
 def push_to_hub(
-    model,
-    repo,
+    model: keras.Model,
+    repo: str,
     *,
-    private=None,
-    token=None,
-    revision=None,
-    commit_message=None,
-    card=None,
-    picture=None,
-):
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    card: str | None = None,
+    picture: str | os.PathLike | None = None,
+) -> str:
     """Publishes a model on the Hugging Face Hub: the preset's files and a model card, in one commit.
 
-    The repository is made if there is none; other files in it stay. The files are complete on this
-    machine before the Hub is asked for anything, and none is left here afterwards. `huggingface_hub`
-    by default uploads weights through Xet; the tests of this package cover its plain HTTP upload
-    (`HF_HUB_DISABLE_XET=1`) alone.
+    The repository is created if needed; other files in it stay. All files are written to a temporary
+    directory before the Hub is contacted, and deleted afterwards. By default `huggingface_hub` uploads
+    weights through Xet; the tests of this package cover only its plain HTTP upload
+    (`HF_HUB_DISABLE_XET=1`).
 
     Args:
         model: an `EncNet`, compiled or not; the optimizer is not published.
         repo: `"user/name"` or `"hf://user/name"`.
-        private: whether a repository that is made here is private; default: as the account says.
-        token: an access token that may write; default: the one of `hf auth login` or `HF_TOKEN`.
-        revision: the branch to commit to, made if there is none; default: `"main"`.
+        private: whether a new repository is private; default: the account's setting.
+        token: an access token with write permission; default: that of `hf auth login` or `HF_TOKEN`.
+        revision: the branch to commit to, created if needed; default: `"main"`.
         commit_message: one line about the commit.
-        card: text of `README.md`; default: `model_card(model, repo, licence=None)`, since the
-            licence is the owner's to name.
-        picture: path of an image file that the card shows, published as `example.png` (or `.jpg`).
+        card: text of `README.md`; default: `model_card(model, repo, licence=None)`, because only the
+            owner can choose the licence.
+        picture: path of an image file for the card, published as `example.png` (or `.jpg`).
 
     Returns:
-        The address of the commit, which ends in its hash: what `revision=` takes.
+        The address of the commit. It ends with the commit's hash, which `revision=` accepts.
 
     Raises:
-        ValueError: if `repo` is no name of a repository, or the Hub refuses the card.
-        FileNotFoundError: if there is no such picture.
-        PermissionError: without a token, or with one that may not write there.
-        ConnectionError: if the Hub cannot be reached, or the upload breaks off: there is no new
-            commit then.
+        ValueError: if `repo` is not a repository name, or the Hub rejects the card.
+        FileNotFoundError: if `picture` does not exist.
+        PermissionError: without a token, or if the token lacks write permission.
+        ConnectionError: if the Hub cannot be reached or the upload breaks off; nothing is committed.
 
     ```python
     model.push_to_hub("ada/streets", private=True)
@@ -65,7 +68,7 @@ def push_to_hub(
     if picture is not None:
         picture = pathlib.Path(picture)
         if not picture.is_file():
-            raise FileNotFoundError(f"`picture` is {picture}, which is no file. Give an image's path.")
+            raise FileNotFoundError(f"`picture` must be an image file that exists. Received: {picture}")
         shown = f"example{picture.suffix.lower()}"
     if card is None:
         card = model_card(model, name, picture=shown, licence=None)
@@ -86,12 +89,20 @@ def push_to_hub(
         )
 
 
-def publish(content, repo, *, private=None, token=None, revision=None, commit_message=None):
+def publish(
+    content: Mapping[str, str | os.PathLike | bytes],
+    repo: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> str:
     """Publishes files on the Hugging Face Hub in one commit.
 
     Args:
-        content: maps each name in the repository to a path on this machine, or to `bytes`.
-        repo, private, token, revision, commit_message: as in `push_to_hub`, which says what it raises.
+        content: maps each file name in the repository to a local path, or to `bytes`.
+        repo, private, token, revision, commit_message: as in `push_to_hub`, with the same errors.
 
     Returns:
         The address of the commit.
@@ -118,28 +129,29 @@ def publish(content, repo, *, private=None, token=None, revision=None, commit_me
     return str(commit.commit_url)
 
 
-def download_from_hub(handle, revision=None, *, sha256=None):
-    """Brings a model from the Hugging Face Hub into its cache, unless it is there.
+def download_from_hub(
+    handle: str, revision: str | None = None, *, sha256: str | None = None
+) -> pathlib.Path:
+    """Downloads a model from the Hugging Face Hub into the Hub's cache, unless it is there.
 
-    Only the files of a preset are asked for, whatever else the repository holds. A private
-    repository takes the token of `hf auth login` or `HF_TOKEN`; the cache is where `HF_HOME` or
-    `HF_HUB_CACHE` says. Without a connection, or with `HF_HUB_OFFLINE=1`, what is in the cache is
-    used.
+    Only the preset's files are downloaded; other files in the repository are ignored. A private
+    repository needs the token of `hf auth login` or `HF_TOKEN`. `HF_HOME` or `HF_HUB_CACHE` set the
+    cache's directory. Without a connection, or with `HF_HUB_OFFLINE=1`, the cached files are used.
 
     Args:
         handle: `"hf://user/repo"`.
-        revision: branch, tag or hash of a commit; default: `"main"`.
+        revision: branch, tag or commit hash; default: `"main"`.
         sha256: hexadecimal SHA-256 of `model.weights.h5`, checked if given.
 
     Returns:
-        `pathlib.Path` of a directory that holds the preset's files; it belongs to the cache and is
-        for reading alone.
+        A directory with the preset's files. It is part of the cache: do not write to it.
 
     Raises:
         ValueError: if there is no such repository or revision, if it holds no preset of
-            keras-encnet, or if the weights are not those of `sha256` (then they leave the cache).
+            keras-encnet, or if the weights do not match `sha256` (they are then removed from the
+            cache).
         PermissionError: if the token is wrong, or the repository gated.
-        ConnectionError: if it is not in the cache and cannot be downloaded.
+        ConnectionError: if the model is not in the cache and cannot be downloaded.
         OSError: if the cache cannot be written, or the disk is full.
     """
     import huggingface_hub
@@ -155,7 +167,7 @@ def download_from_hub(handle, revision=None, *, sha256=None):
         with _explained("download", name, revision):
             directory = fetch()
     except ConnectionError as error:
-        # The client looks into its cache where it gets no connection, not where one breaks off.
+        # The client falls back to its cache if it cannot connect, but not if the connection breaks.
         try:
             directory = _checked_preset(fetch(local_files_only=True), handle)
         except (ValueError, FileNotFoundError):
@@ -166,47 +178,48 @@ def download_from_hub(handle, revision=None, *, sha256=None):
     return directory
 
 
-def download_file(repo, file):
-    """Brings one file of a repository of the Hugging Face Hub into its cache; returns its path."""
+def download_file(repo: str, file: str) -> pathlib.Path:
+    """Downloads one file of a Hugging Face Hub repository into the Hub's cache; returns its path."""
     import huggingface_hub
 
     with _explained("download", repo, None):
         return pathlib.Path(huggingface_hub.hf_hub_download(repo, file, **_library()))
 
 
-def download_from_kaggle(handle):
-    """Brings a model from Kaggle into the cache of `kagglehub`, unless it is there.
+def download_from_kaggle(handle: str) -> pathlib.Path:
+    """Downloads a model from Kaggle into the cache of `kagglehub`, unless it is there.
 
     Args:
-        handle: `"kaggle://user/model/framework/variation"`, with a version behind it or without.
+        handle: `"kaggle://user/model/framework/variation"`, optionally followed by `/version`.
 
     Returns:
-        `pathlib.Path` of a directory that holds the preset's files, for reading alone.
+        A directory with the preset's files. It is part of the cache: do not write to it.
 
     Raises:
-        ValueError: if the handle is no such handle, `kagglehub` is not installed, Kaggle does not
-            give the model, or it holds no preset of keras-encnet.
+        ValueError: if the handle is malformed, `kagglehub` is not installed, the model cannot be
+            downloaded, or it is not a preset of keras-encnet.
     """
     name = str(handle).removeprefix(KAGGLE)
     parts = name.split("/")
     if len(parts) not in (4, 5) or not all(parts):
         raise ValueError(
-            f"{handle!r} is no model on Kaggle: expected {KAGGLE}user/model/framework/variation, "
-            f"for instance {KAGGLE}ada/streets/keras/resnet50, with /version behind it if need be."
+            f"A model on Kaggle must be given as {KAGGLE}user/model/framework/variation, optionally "
+            f"followed by /version, for instance {KAGGLE}ada/streets/keras/resnet50. "
+            f"Received: {handle!r}"
         )
     try:
         import kagglehub
     except ImportError as error:
         raise ValueError(
-            f"Downloading {handle} takes kagglehub, which is not installed: pip install kagglehub"
+            f"Downloading {handle} needs kagglehub, which is not installed: pip install kagglehub"
         ) from error
     try:
         directory = kagglehub.model_download(name)
-    # Which errors there are differs between the versions of kagglehub.
+    # The error classes differ between versions of kagglehub.
     except Exception as error:
         raise ValueError(
-            f"Kaggle does not give {handle} ({_told(error)}). Check the name and the connection; for "
-            "a private model log in first, with `kagglehub.login()`."
+            f"Cannot download {handle} ({_reason(error)}). Check the name and the connection. For a "
+            "private model, log in first with `kagglehub.login()`."
         ) from error
     return _checked_preset(directory, handle)
 
@@ -217,8 +230,8 @@ def _check_token(name, token):
 
     if token is None and huggingface_hub.get_token() is None:
         raise PermissionError(
-            f"Publishing {name} takes an access token that may write, and there is none: {LOG_IN}. "
-            f"Tokens are made at {constants.ENDPOINT}/settings/tokens."
+            f"Publishing {name} needs an access token with write permission, and none was found: "
+            f"{LOG_IN}. Create one at {constants.ENDPOINT}/settings/tokens."
         )
 
 
@@ -234,15 +247,14 @@ def _repo_name(handle):
         valid = False
     if not valid:
         raise ValueError(
-            f"{handle!r} is no repository of the Hugging Face Hub: expected 'user/name' or "
-            f"'{HUB}user/name', of letters, digits and single '-', '_' and '.'."
+            f"A repository on the Hugging Face Hub must be given as 'user/name' or '{HUB}user/name', "
+            f"with letters, digits and single '-', '_' and '.'. Received: {handle!r}"
         )
     return name
 
 
 def _library():
-    from keras_encnet.version import __version__
-
+    """Options that identify this package to the Hub."""
     return {"library_name": "keras-encnet", "library_version": __version__}
 
 
@@ -251,8 +263,8 @@ def _checked_preset(directory, handle):
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
         raise ValueError(
-            f"{handle} is no preset of keras-encnet: it has no {' and no '.join(missing)}. Expected "
-            f"{', '.join(FILES)}, as `model.push_to_hub` and `model.save_to_preset` write them."
+            f"{handle} is not a preset of keras-encnet: it has no {' and no '.join(missing)}. A preset "
+            f"holds {', '.join(FILES)}, as `model.push_to_hub` and `model.save_to_preset` write them."
         )
     return directory
 
@@ -262,108 +274,124 @@ def _check_sha256(path, expected, handle):
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found == expected.lower():
         return
-    # The cache's file is a link to the content. Both go, or the next call would find them again.
+    # The cache's file is a link to the content. Remove both, or the next call would find them again.
     content = path.resolve()
     with contextlib.suppress(OSError):
         path.unlink()
         content.unlink(missing_ok=True)
     raise ValueError(
-        f"{path.name} of {handle} has the SHA-256 {found}, expected {expected.lower()}: it is damaged, "
-        "or not the file that was published. It has been taken out of the cache; try again, and if "
-        "that gives the same, do not use it."
+        f"{path.name} of {handle} must have the SHA-256 {expected.lower()}. Received: {found}. It is "
+        "damaged, or not the published file. It was removed from the cache: try again, and do not use "
+        "it if that fails in the same way."
     )
+
+
+# === Errors ===
 
 
 @contextlib.contextmanager
 def _explained(task, name, revision):
-    """Turns what the client raises inside into errors that say what to do."""
+    """Turns the client's errors into errors that say what to do."""
     try:
         yield
-    # The client's own errors, those of its HTTP library (which changed twice) and of Xet have no
-    # base in common.
+    # The errors of the client, of its HTTP library (which changed twice) and of Xet share no base.
     except Exception as error:
         raise _explanation(error, task, name, revision) from error
 
 
+# Each row: symptoms, the error to raise, and its message after "Cannot download user/repo: ". A symptom
+# is an error class, an HTTP status or an errno. The first row with a symptom of the failure applies.
+EXPLANATIONS = (
+    ("OfflineModeIsEnabled", ConnectionError, "HF_HUB_OFFLINE is set{uncached}. Unset it and retry."),
+    (
+        "ENOSPC EDQUOT",
+        OSError,
+        "the disk of the cache {cache} is full. Free some space, or move the cache with HF_HOME.",
+    ),
+    (
+        "EACCES EPERM EROFS ENOTDIR EEXIST",
+        OSError,
+        "the cache {cache} cannot be written ({error}). Set HF_HOME to a writable directory.",
+    ),
+    ("GatedRepoError", PermissionError, "it is gated. Ask for access at {address}, then {log_in}."),
+    (
+        "RevisionNotFoundError",
+        ValueError,
+        "it has no revision {revision!r}. `revision` must be a branch, a tag or a commit hash: see "
+        "{address}/commits/main.",
+    ),
+    (
+        "InvalidCredentials",
+        PermissionError,
+        "the Hub does not know the access token (mistyped or revoked). Create one at "
+        "{endpoint}/settings/tokens, then {log_in}.",
+    ),
+    (
+        "RepositoryNotFoundError",
+        ValueError,
+        "there is no such repository at {endpoint}, or it is private and you have no access. Check the "
+        "name. If it is private, {log_in}.",
+    ),
+    (
+        "401 403",
+        PermissionError,
+        "the Hub refuses ({reason}). A token with the right to {access} {name} is needed: {log_in}.",
+    ),
+    ("BadRequestError", ValueError, "the Hub rejects it. {error}"),
+    (
+        "Exception",
+        ConnectionError,
+        "{endpoint} cannot be reached, or the connection broke off ({reason}). Check the connection. "
+        "{retry}",
+    ),
+)
+
+
 def _explanation(error, task, name, revision):
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
-    chain = list(_chain(error))
-
-    def caused_by(*kinds):
-        return any(isinstance(link, kinds) for link in chain)
-
-    address = f"{constants.ENDPOINT}/{name}"
-    status = next((s for link in chain if (s := _status(link)) is not None), None)
-    cannot = f"Cannot {task} {name}"
-
-    if caused_by(errors.OfflineModeIsEnabled):
-        cached = "" if task == "publish" else f" and it is not in the cache {constants.HF_HUB_CACHE}"
-        return ConnectionError(
-            f"{cannot}: HF_HUB_OFFLINE is set{cached}. Unset HF_HUB_OFFLINE and try again."
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OSError(
-            error.errno,
-            f"{cannot}: the disk of the cache {constants.HF_HUB_CACHE} is full. Make room, or let "
-            "HF_HOME name a directory on another disk",
-        )
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return OSError(
-            error.errno,
-            f"{cannot}: the cache {constants.HF_HUB_CACHE} cannot be written ({error}). Let HF_HOME "
-            "name a directory that can be",
-        )
-    if caused_by(errors.GatedRepoError):
-        return PermissionError(f"{cannot}: it is gated. Ask for access at {address}, then {LOG_IN}.")
-    if caused_by(errors.RevisionNotFoundError):
-        return ValueError(
-            f"{name} has no revision {revision or constants.DEFAULT_REVISION!r}. Expected a branch, a "
-            f"tag or the hash of a commit: see {address}/commits/main."
-        )
-    if status == 401 and any("Invalid credentials" in str(link) for link in chain):
-        return PermissionError(
-            f"{cannot}: the Hub does not know the access token (it was mistyped, or taken back). Make "
-            f"one at {constants.ENDPOINT}/settings/tokens, then {LOG_IN}."
-        )
-    if caused_by(errors.RepositoryNotFoundError):
-        return ValueError(
-            f"{cannot}: there is no such repository at {constants.ENDPOINT}, or it is private and "
-            f"not for you to see. Check the name; for a private one {LOG_IN}."
-        )
-    if status in (401, 403):
-        return PermissionError(
-            f"{cannot}: the Hub refuses ({_told(error)}). It takes a token with the right to "
-            f"{'write to' if task == 'publish' else 'read'} {name}: {LOG_IN}."
-        )
-    if caused_by(errors.BadRequestError):
-        return ValueError(f"{cannot}: the Hub does not accept it. {error}")
-    left = (
-        f"A commit is made whole or not at all: if {address}/commits/main has none, publish again."
-        if task == "publish"
-        else "Try again."
+    symptoms = _symptoms(error)
+    kind, message = next(row[1:] for row in EXPLANATIONS if symptoms & set(row[0].split()))
+    publishing, address = task == "publish", f"{constants.ENDPOINT}/{name}"
+    published = f"If {address}/commits/main has no new commit, nothing was published: publish again."
+    message = f"Cannot {task} {name}: " + message.format(
+        name=name,
+        revision=revision or constants.DEFAULT_REVISION,
+        address=address,
+        endpoint=constants.ENDPOINT,
+        cache=constants.HF_HUB_CACHE,
+        uncached="" if publishing else f" and it is not in the cache {constants.HF_HUB_CACHE}",
+        access="write to" if publishing else "read",
+        retry=published if publishing else "Try again.",
+        log_in=LOG_IN,
+        error=error,
+        reason=_reason(error),
     )
-    return ConnectionError(
-        f"{cannot}: {constants.ENDPOINT} cannot be reached, or broke off ({_told(error)}). Check the "
-        f"connection. {left}"
-    )
+    return OSError(error.errno, message) if kind is OSError else kind(message)
+
+
+def _symptoms(error):
+    symptoms = {errno.errorcode.get(getattr(error, "errno", None))}
+    for link in _chain(error):
+        status = getattr(getattr(link, "response", None), "status_code", None)
+        symptoms |= {str(status), *(kind.__name__ for kind in type(link).__mro__)}
+        if status == 401 and "Invalid credentials" in str(link):
+            symptoms.add("InvalidCredentials")
+    return symptoms
 
 
 def _chain(error):
+    """An error, the error that caused it, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _status(error):
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _told(error):
-    """What the server said, else the first line of what lies under the client's error."""
+def _reason(error):
+    """The server's message, or else the first line of the error under the client's."""
     chain = list(_chain(error))
-    said = next((s for link in chain if (s := getattr(link, "server_message", None))), None)
-    if said:
-        return said
+    message = next((text for link in chain if (text := getattr(link, "server_message", None))), None)
+    if message:
+        return message
     cause = chain[min(1, len(chain) - 1)]
     return f"{type(cause).__name__}: {cause}".splitlines()[0]

@@ -1,8 +1,10 @@
-"""From a name to a model: which directory it means, and what is read from it."""
+"""From a name to a model: finds the preset's directory and reads it."""
 
 import contextlib
 import json
+import os
 import pathlib
+from collections.abc import Sequence
 
 import keras
 
@@ -18,8 +20,17 @@ from keras_encnet.presets.table import find, release_settings, suggestion
 ENCNET = "keras_encnet>EncNet"
 
 
-def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype):
-    """What `EncNet.from_preset` documents."""
+def load_preset(
+    cls: type[keras.Model],
+    name: str | os.PathLike,
+    *,
+    num_classes: int | None,
+    labels: Sequence[str] | None,
+    load_weights: bool,
+    revision: str | None,
+    dtype,
+) -> keras.Model:
+    """Implements `EncNet.from_preset`, which documents the arguments; `cls` is the class to make."""
     directory = preset_directory(cls, name, revision)
     stored = _read_config(directory, cls)
     wanted = dict(stored)
@@ -28,11 +39,11 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
     if labels is not None:
         wanted["labels"] = list(labels)
     if num_classes is not None:
-        # The old names and colours are of other classes.
+        # The old names and colours belong to other classes.
         wanted.update(num_classes=num_classes, labels=labels and list(labels), palette=None)
         wanted["ignore_index"] = ignore_index_for(num_classes, wanted["ignore_index"])
 
-    # The classifiers, which may stay new, have no such kernels.
+    # This leaves the classifiers alone: new ones keep their initial values.
     with skip_kernel_init() if load_weights else contextlib.nullcontext():
         model = cls.from_config(wanted)
     if load_weights:
@@ -46,40 +57,47 @@ def load_preset(cls, name, *, num_classes, labels, load_weights, revision, dtype
     return model
 
 
-def preset_directory(cls, name, revision=None):
-    """The directory of a preset: one on this machine, or one that is brought here first.
+def preset_directory(
+    cls: type[keras.Model], name: str | os.PathLike, revision: str | None = None
+) -> pathlib.Path:
+    """The directory of a preset, which is downloaded if needed.
 
     Args:
-        cls: `EncNet`, or a class derived from it.
-        name: a directory, `"hf://user/repo"`, `"kaggle://…"`, or a name of `list_presets()`.
-        revision: which version, on the Hugging Face Hub.
+        cls: `EncNet` or a subclass.
+        name: `"hf://user/repo"`, `"kaggle://…"`, a directory, or a name of `list_presets()`.
+        revision: branch, tag or commit hash, for models on the Hugging Face Hub only.
 
     Raises:
-        ValueError: if nothing is called so, or a directory or a release is given a revision.
+        ValueError: if there is no such preset, or `revision` is given for one that has none.
     """
-    if str(name).startswith(HUB):
-        return download_from_hub(str(name), revision)
-    preset = find(name)
-    if revision is not None and not (preset and preset.hub):
+    name = str(name)
+    preset, directory = find(name), recover_swap(pathlib.Path(name))
+    if revision is not None and not (name.startswith(HUB) or (preset and preset.hub)):
         raise ValueError(
-            f"`revision` is {revision!r}, but {name} has no revisions, as only a repository of the "
-            f"Hugging Face Hub ({HUB}user/repo) has. Leave it out."
+            f"`revision` must be None for {name}: only models on the Hugging Face Hub "
+            f"({HUB}user/repo) have revisions. Received: {revision!r}"
         )
-    if str(name).startswith(KAGGLE):
-        return download_from_kaggle(str(name))
-    directory = recover_swap(pathlib.Path(name))
+    if name.startswith(HUB):
+        return download_from_hub(name, revision)
+    if name.startswith(KAGGLE):
+        return download_from_kaggle(name)
     if directory.is_dir():
         return directory
-    if preset is None:
-        raise ValueError(
-            f"Unknown preset {str(name)!r}: neither a directory nor a published model."
-            f"{suggestion(str(name))} `keras_encnet.list_presets()` shows them all."
-        )
+    if preset is not None:
+        return _published(cls, preset, revision)
+    raise ValueError(
+        f"Unknown preset {name!r}: it is neither a directory nor a published model."
+        f"{suggestion(name)} `keras_encnet.list_presets()` lists all published models."
+    )
+
+
+def _published(cls, preset, revision):
+    """The directory of a published model: from the Hub if it is there, or else converted here."""
     if preset.hub and (revision or not is_converted("models", preset)):
         version = revision or preset.hub["revision"]
         checksum = preset.hub["sha256"] if version == preset.hub["revision"] else None
         return download_from_hub(HUB + preset.hub["repo"], version, sha256=checksum)
-    # The cache is shared: it holds an `EncNet`, also where a derived class asks for it.
+    # The cache is shared: it stores an `EncNet` even if a subclass asks.
     base = next(c for c in cls.__mro__ if keras.saving.get_registered_name(c) == ENCNET)
     return converted(
         "models",
@@ -88,8 +106,8 @@ def preset_directory(cls, name, revision=None):
     )
 
 
-def copy_all_but_classifiers(source, target):
-    """Copies the weights of every layer but the pixel, SE and auxiliary classifiers."""
+def copy_all_but_classifiers(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of all layers except the pixel, SE and auxiliary classifiers."""
     for old, new in zip(source._flatten_layers(), target._flatten_layers(), strict=True):
         own = not old._layers and not old.name.endswith("_logits")
         if own:
@@ -102,7 +120,7 @@ def _read_config(directory, cls):
         if not (directory / file).is_file():
             raise ValueError(
                 f"The preset {directory} is incomplete: {file} is missing. A preset holds "
-                f"{', '.join(FILES)}; write it again with `model.save_to_preset(directory)`, or, in a "
+                f"{', '.join(FILES)}. Save it again with `model.save_to_preset(directory)` or, in a "
                 "cache, delete its directory."
             )
     try:
@@ -110,10 +128,10 @@ def _read_config(directory, cls):
         registered, config = stored["registered_name"], stored["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(_damaged(directory / FILES[0], error)) from error
-    # A class made from `EncNet` reads what `EncNet` wrote.
-    expected = [keras.saving.get_registered_name(base) for base in cls.__mro__]
-    if registered not in expected:
-        raise ValueError(f"{directory} holds a model of {registered}, not of {expected[0]}.")
+    # A subclass may read what `EncNet` wrote.
+    readable = [keras.saving.get_registered_name(base) for base in cls.__mro__]
+    if registered not in readable:
+        raise ValueError(f"{directory} must hold a model of {readable[0]}. Received: {registered}")
     return config
 
 
@@ -127,6 +145,6 @@ def _read_weights(model, directory):
 
 def _damaged(path, error):
     return (
-        f"{path} is damaged ({error}). Write the preset again with `model.save_to_preset(directory)`, "
-        "or copy it again from where it came; in a cache, delete its directory."
+        f"{path} is damaged ({error}). Save the preset again with `model.save_to_preset(directory)` or "
+        "copy it again from its origin. In a cache, delete its directory."
     )

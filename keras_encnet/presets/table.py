@@ -1,10 +1,10 @@
-"""Which models and backbones are published: the records of the JSON files beside this one.
+"""The published models and backbones, read from the JSON files in this folder.
 
-- `models.json`: the sixteen EncNets. What several share is written once, under `code_bases`,
-  `recipes`, `multi_scale` and `kinds` (data set and crop), and named by each.
+- `models.json`: the sixteen EncNets. Entries under `code_bases`, `recipes`, `multi_scale` and `kinds`
+  (data set and crop) are shared by several models.
 - `backbones.json`: weights trained on ImageNet.
 
-Class names, colours and terms come from the data sets' own table, `data/datasets.json`.
+Class names, colours and terms come from `data/datasets.json`.
 """
 
 import copy
@@ -12,14 +12,16 @@ import dataclasses
 import difflib
 import functools
 import json
+import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_encnet.data.datasets import list_datasets
 
-# What the bare name of a kind of model means: its best one.
+# Each short name stands for the best model of its kind.
 SHORT_NAMES = {
     "ade20k_r50": "ade20k_r50_512x512_160k",
     "ade20k_r101": "ade20k_r101_512x512_160k",
@@ -29,28 +31,28 @@ SHORT_NAMES = {
 
 COLUMNS = ("name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "source")
 
-# Neither shown nor compared: a record is known by its first seven fields.
+# Neither shown nor compared: the first seven fields identify a record.
 _detail = functools.partial(dataclasses.field, default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A published model: what it was trained on, and what its authors measured (mIoU in percent).
+    """A published model: its data set, and the results that its authors published (mIoU in percent).
 
-    The fields beyond the first seven:
+    The fields after the first seven:
 
-    - `labels`, a tuple of names; `palette`, `uint8` `(num_classes, 3)`; `laterals`,
-      `align_corners`, `evaluation`: as `EncNet` takes them.
-    - `multi_scale`: the options of `model.segment` that gave `miou_ms_flip`.
-    - `recipe`: how it was trained.
+    - `labels`, a tuple of class names; `palette`, `uint8` `(num_classes, 3)`; `laterals`,
+      `align_corners`, `evaluation`: arguments of `EncNet`.
+    - `multi_scale`: the options of `model.segment` that give `miou_ms_flip`.
     - `licence`: of the code base that released the weights; `terms`: of the data set; `citation`: a
-      BibTeX entry; `home`: the code base's address.
-    - `pixel_accuracy` in percent, several scales and flip; `train_gb`, memory of a GPU in training;
-      `v100_fps`, images a second.
+      BibTeX entry.
+    - `pixel_accuracy` in percent, with several scales and flip.
     - `release`: `url`, `format` (`"mmsegmentation"` or `"pytorch_encoding"`), and either `sha256`,
-      the first digits of the file's, or `sha1`, of `member` in the zip.
+      the first digits of the file's checksum, or `sha1`, the checksum of `member` in the zip.
     - `hub`: `repo`, `revision` (a commit) and `sha256` (of `model.weights.h5`) of the converted
-      weights on the Hugging Face Hub, or `None` where there are none.
+      weights on the Hugging Face Hub, or `None` if there are none.
+    - For training recipes and model cards: `recipe`, how it was trained; `train_gb`, GPU memory in
+      training; `v100_fps`, images per second on a V100; `home`, the code base's address.
     """
 
     name: str
@@ -82,8 +84,8 @@ class Preset:
 class Backbone:
     """Weights of a ResNet trained on ImageNet.
 
-    `architecture` is the name that `EncNet` knows it by. `release` is as in `Preset`; where it is
-    `None`, `hub` names `repo` and `file` on the Hugging Face Hub.
+    `architecture` is its name in `EncNet`. `release` is as in `Preset`; if it is `None`, `hub` holds
+    `repo` and `file` on the Hugging Face Hub.
     """
 
     name: str
@@ -106,8 +108,8 @@ class PresetTable(list):
     __repr__ = __str__
 
 
-def list_presets():
-    """The published EncNets, one record each.
+def list_presets() -> PresetTable:
+    """The published EncNets, one `Preset` each.
 
     >>> keras_encnet.list_presets()[0].name
     'cityscapes_r50_512x1024_40k'
@@ -116,12 +118,12 @@ def list_presets():
     return PresetTable(_preset(row, table) for row in table["models"])
 
 
-def list_backbones():
-    """The ImageNet weights that an EncNet can start from, one `Backbone` each."""
+def list_backbones() -> list[Backbone]:
+    """The ImageNet weights from which an EncNet can start, one `Backbone` each."""
     return [Backbone(**row) for row in _read("backbones.json")]
 
 
-def bibtex():
+def bibtex() -> str:
     """The BibTeX entry of EncNet's paper.
 
     >>> print(bibtex())
@@ -131,11 +133,11 @@ def bibtex():
     return "\n".join(_read("models.json")["citations"]["Zhang_2018_CVPR"])
 
 
-def find(name):
-    """The `Preset` of a name, or `None`.
+def find(name: str | os.PathLike) -> Preset | None:
+    """The `Preset` called `name`, or `None`.
 
-    Case, hyphens, underscores and spaces count for nothing; short names and the names that the
-    originals have in their own code bases are understood.
+    Case, hyphens, underscores and spaces are ignored. Short names and the original code bases' names
+    work too.
 
     >>> find("ADE20K-R101").name
     'ade20k_r101_512x512_160k'
@@ -149,8 +151,8 @@ def find(name):
     return known.get(_key(name))
 
 
-def find_backbone(name):
-    """The `Backbone` of a name, or of an architecture's name, or `None`.
+def find_backbone(name: str) -> Backbone | None:
+    """The `Backbone` called `name`, or the one for the architecture `name`, or `None`.
 
     >>> find_backbone("resnet50").name
     'resnet50_v1c_imagenet'
@@ -159,23 +161,29 @@ def find_backbone(name):
     return known.get(_key(name)) or imagenet_backbone(name)
 
 
-def imagenet_backbone(architecture):
-    """The `Backbone` that `backbone_weights="imagenet"` means, or `None`: what the code base trained
-    from that the architecture is of."""
+def imagenet_backbone(architecture: str | None) -> Backbone | None:
+    """The `Backbone` that `backbone_weights="imagenet"` selects, or `None`.
+
+    It is the one that the architecture's own code base trained from, or else timm's.
+    """
     fitting = [b for b in list_backbones() if _key(b.architecture) == _key(architecture)]
-    # timm's, where the code bases released none.
     return min(fitting, key=lambda backbone: backbone.release is None, default=None)
 
 
-def suggestion(name, known=None):
-    """`" Did you mean 'ade20k_r101'?"`, or nothing where no name is near: of `known`, or a preset's."""
+def suggestion(name: str, known: Sequence[str] | None = None) -> str:
+    """A question such as `" Did you mean 'ade20k_r101'?"`, or `""` if no name is similar.
+
+    Args:
+        name: the unknown name.
+        known: the names to choose from; default: those of the presets.
+    """
     known = known or [*SHORT_NAMES, *(preset.name for preset in list_presets())]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def find_release(file_name):
-    """The `Preset` whose authors released a file of this name (without its suffix), or `None`.
+def find_release(file_name: str) -> Preset | None:
+    """The `Preset` that was released in a file of this name (without its suffix), or `None`.
 
     >>> find_release("encnet_r50-d8_512x512_160k_ade20k_20200622_101059-b2db95e0").name
     'ade20k_r50_512x512_160k'
@@ -184,8 +192,8 @@ def find_release(file_name):
     return released.get(file_name)
 
 
-def architecture(preset):
-    """The keyword arguments with which `EncNet` builds `preset`.
+def architecture(preset: Preset) -> dict:
+    """The keyword arguments of `EncNet` for the architecture of `preset`.
 
     >>> architecture(find("ade20k_r50s"))["evaluation"]
     {'protocol': 'pytorch-encoding', 'resize': 520, 'window': 480, 'stride': 320}
@@ -193,8 +201,8 @@ def architecture(preset):
     return {"backbone": preset.backbone, "laterals": preset.laterals, **release_settings(preset)}
 
 
-def release_settings(preset):
-    """The arguments of `EncNet` that a released file does not tell."""
+def release_settings(preset: Preset) -> dict:
+    """The arguments of `EncNet` that a released file does not contain."""
     names = ("num_classes", "labels", "palette", "align_corners", "evaluation")
     return {name: copy.deepcopy(getattr(preset, name)) for name in names}
 
@@ -213,7 +221,7 @@ def _preset(row, table):
         miou_ms_flip=row["miou_ms_flip"],
         source=f"{kind['code_base']}: {row['original']}",
         labels=dataset.labels,
-        palette=dataset.palette,
+        palette=dataset.palette.copy(),  # `list_datasets` is cached
         laterals=kind["laterals"],
         align_corners=kind["align_corners"],
         evaluation=kind["evaluation"],

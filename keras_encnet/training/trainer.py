@@ -109,7 +109,7 @@ class SegmentationTrainer:
         values = {
             name: term.loss(labels, valid, outputs[term.output], **options)
             for name, term in losses.TERMS.items()
-            if term.output in outputs
+            if term.output in outputs and (training or name == "pixel")
         }
         if training:
             for tracker in self._term_trackers:

@@ -1,10 +1,10 @@
-"""Writes `saved/sigmoid.npz`: what an EncNet of mmsegmentation with one output for two classes sees.
+"""Writes `saved/sigmoid.npz`: results of an mmsegmentation EncNet with one output for two classes.
 
     <oracle environment>/bin/python tests/convert/make_sigmoid.py --oracles <path to oracles.py>
 
-A ResNet-18 with `num_classes=2, out_channels=1`, built and filled by `tests/golden/make.py`:
-`shapes`, JSON of its state dict's, and for two images, with a threshold of its own each,
-`<seed>/label_map`, by mmsegmentation's own rule, and `<seed>/presence`, its SE head's probabilities.
+The model is a ResNet-18 with `num_classes=2, out_channels=1`, built by `tests/golden/make.py`. The file
+holds `shapes`, the shapes of its state dict as JSON, and for each of two images `<seed>/threshold`,
+`<seed>/label_map`, by mmsegmentation's own rule, and `<seed>/presence`, the SE head's probabilities.
 """
 
 import json
@@ -47,7 +47,7 @@ def main():
         with torch.inference_mode():
             _, se = model.decode_head(model.extract_feat(x))
             logits = model.encode_decode(x, [{"img_shape": size}])
-            # A threshold that both classes reach, in the widest gap so that rounding decides nothing.
+            # In the widest gap between middle values: both classes occur, and rounding does not matter.
             values = np.sort(logits.sigmoid().numpy().ravel())
             middle = values[values.size * 2 // 5 : values.size * 3 // 5]
             at = int(np.diff(middle).argmax())

@@ -1,5 +1,6 @@
-"""A checkpoint of either code base becomes the same network, every tensor used once."""
+"""Checkpoints of both code bases become the same network, with every tensor used once."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ import pytest
 from golden.files import shapes_of, tiny, tiny_state, write_safetensors
 from golden.weights import image, noise, state_dict
 from keras_encnet import EncNet, cli
+from keras_encnet.convert import encnet_from_checkpoint, read_checkpoint
 from keras_encnet.convert.architecture import (
     backbone_arguments,
     backbone_part,
@@ -25,7 +27,7 @@ TINY = {"width": 0.125, "num_codes": 4, "head_channels": 64}
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Writes a tiny mmsegmentation EncNet, changed as told; returns its path."""
+    """A function that writes a tiny EncNet, changed by `change`, and returns its path."""
 
     def write(change=lambda state: state, architecture="mmsegmentation-r18v1c", **metadata):
         state = change(tiny_state(architecture))
@@ -38,7 +40,7 @@ def without(state, part):
     return {key: value for key, value in state.items() if part not in key}
 
 
-# === What names and shapes tell ===
+# === Architecture, from names and shapes ===
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def without(state, part):
     ],
 )
 @pytest.mark.parametrize("small", [False, True])
-def test_the_architecture_is_read_off_the_originals_shapes(architecture, expected, small):
+def test_architecture_from_the_shapes_of_the_originals(architecture, expected, small):
     shapes = shapes_of(architecture, 7)
     code_base = "mmsegmentation" if architecture.startswith("mmseg") else "pytorch_encoding"
     default = {"laterals": False, "se_head": True, "aux_head": True, "num_classes": 7}
@@ -63,7 +65,7 @@ def test_the_architecture_is_read_off_the_originals_shapes(architecture, expecte
     assert found == default | sizes | expected
 
 
-def test_a_stem_of_7x7_is_told_from_three_of_3x3(checkpoint):
+def test_a_7x7_stem_is_recognized(checkpoint):
     def change(state):
         state = without(state, "backbone.stem.")
         norm = {"weight": 1.0, "bias": 0.5, "running_mean": 0.1, "running_var": 2.0}
@@ -77,9 +79,21 @@ def test_a_stem_of_7x7_is_told_from_three_of_3x3(checkpoint):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(stem.kernel), expected)
 
 
-def test_another_backbone_is_refused():
+def test_one_class_is_an_error():
+    shapes = shapes_of("mmsegmentation-r18v1c", 1)
+    with pytest.raises(ValueError, match="two classes or more. Received: one class.*num_classes=2"):
+        encnet_arguments(shapes, "mmsegmentation")
+
+
+def test_an_unknown_stem_is_an_error():
+    shapes = shapes_of("mmsegmentation-r18v1c") | {"backbone.stem.3.weight": (48, 32, 3, 3)}
+    with pytest.raises(ValueError, match=r"stem must be .*Received: \(32, 48, 64\)"):
+        backbone_arguments(backbone_part(shapes, "mmsegmentation"), "mmsegmentation")
+
+
+def test_an_unknown_backbone_is_an_error():
     shapes = without(shapes_of("mmsegmentation-r18v1c"), "layer4.1")
-    with pytest.raises(ValueError, match=r"no ResNet.*\(2, 2, 2, 1\) blocks"):
+    with pytest.raises(ValueError, match=r"must be a ResNet.*\(2, 2, 2, 1\) basic blocks"):
         backbone_arguments(backbone_part(shapes, "mmsegmentation"), "mmsegmentation")
 
 
@@ -93,7 +107,7 @@ def test_another_backbone_is_refused():
         pytest.param("pytorch-encoding-r50s-laterals-c59-corners-w0-97x131", marks=pytest.mark.slow),
     ],
 )
-def test_a_converted_file_gives_the_originals_logits(name, tmp_path):
+def test_a_converted_model_gives_the_original_logits(name, tmp_path):
     case = CASES[name]
     shapes = shapes_of(case["architecture"], case["num_classes"])
     path = write_safetensors(tmp_path / "m.safetensors", state_dict(shapes, case["weights_seed"]))
@@ -106,7 +120,7 @@ def test_a_converted_file_gives_the_originals_logits(name, tmp_path):
         assert np.abs(y - OUTPUTS[f"{name}/{head}"]).max() < 1e-5 * largest
 
 
-def test_one_output_with_a_sigmoid_gives_the_same_label_map(tmp_path):
+def test_a_model_with_one_sigmoid_output_gives_the_same_label_map(tmp_path):
     golden = np.load(pathlib.Path(__file__).parent / "saved" / "sigmoid.npz")
     state = state_dict(json.loads(str(golden["shapes"])))
     for seed in (0, 1):
@@ -122,7 +136,7 @@ def test_one_output_with_a_sigmoid_gives_the_same_label_map(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_other_dtypes_are_taken_by_value(dtype, tmp_path):
+def test_weights_of_other_dtypes_keep_their_values(dtype, tmp_path):
     state = tiny_state("mmsegmentation-r18v1c")
     state = {key: value.astype(dtype) for key, value in state.items()}
     path = write_safetensors(tmp_path / "m.safetensors", state)
@@ -132,27 +146,27 @@ def test_other_dtypes_are_taken_by_value(dtype, tmp_path):
     np.testing.assert_array_equal(kernel, expected)
 
 
-# === What does not fit ===
+# === Weights that do not fit ===
 
 
-def test_every_tensor_is_used_or_named(checkpoint):
+def test_errors_name_every_tensor_that_does_not_fit(checkpoint):
     def change(state):
         del state["decode_head.bottleneck.bn.bias"]
-        state["decode_head.strange"] = np.zeros((3, 2), "float32")
+        state["decode_head.extra"] = np.zeros((3, 2), "float32")
         state["decode_head.enc_module.fc.0.bias"] = np.zeros(5, "float32")
         return state
 
     path = checkpoint(change)
     with pytest.raises(ValueError) as error:
         EncNet.from_pytorch(path, align_corners=False)
-    told = str(error.value)
-    assert str(path) in told
-    assert "Missing: decode_head.bottleneck.bn.bias (64,)" in told
-    assert "Left over: decode_head.strange (3, 2)" in told
-    assert "decode_head.enc_module.fc.0.bias (5,) where the model has (64,)" in told
+    message = str(error.value)
+    assert str(path) in message
+    assert "Missing: decode_head.bottleneck.bn.bias (64,)" in message
+    assert "Unexpected: decode_head.extra (3, 2)" in message
+    assert "Wrong shape: decode_head.enc_module.fc.0.bias (5,) where the model has (64,)" in message
 
 
-def test_known_passengers_are_let_go(checkpoint):
+def test_entries_that_inference_does_not_need_are_ignored(checkpoint):
     def change(state):
         state["fc.weight"] = np.zeros((10, 8), "float32")
         state["ema_decode_head_conv_seg_bias"] = np.zeros(3, "float32")
@@ -162,15 +176,15 @@ def test_known_passengers_are_let_go(checkpoint):
     assert EncNet.from_pytorch(checkpoint(change), align_corners=False).num_classes == 3
 
 
-def test_what_is_no_encnet_is_named(checkpoint):
+def test_a_file_without_an_encnet_is_an_error(checkpoint):
     def change(state):
         return {"decoder.weight": np.zeros(3, "float32")}
 
-    with pytest.raises(ValueError, match="no EncNet.*decoder.weight"):
+    with pytest.raises(ValueError, match="must hold an EncNet.*decoder.weight"):
         EncNet.from_pytorch(checkpoint(change))
 
 
-# === What the metadata tells ===
+# === Settings, from the metadata ===
 
 CONFIG = """
 norm_cfg = dict(type='BN', requires_grad=True)
@@ -186,7 +200,7 @@ test_pipeline = [
 """
 
 
-def test_settings_of_a_run_of_1x():
+def test_settings_of_mmsegmentation_1x():
     meta = {"cfg": CONFIG, "dataset_meta": {"classes": ("sky", "road"), "palette": [[1, 2, 3]] * 2}}
     assert model_settings(meta) == {
         "labels": ["sky", "road"],
@@ -201,7 +215,7 @@ def test_settings_of_a_run_of_1x():
     }
 
 
-def test_settings_of_a_release_of_2020():
+def test_settings_of_mmsegmentation_0x():
     text = """
 img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=False)
 model = dict(decode_head=dict(align_corners=False, threshold=0.4))
@@ -235,7 +249,7 @@ test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(2048, 512), flip=Fals
         ),
     ],
 )
-def test_normalization_by_the_defaults_of_either_generation(text, expected):
+def test_default_normalization_of_both_versions(text, expected):
     found = model_settings({"cfg": text})
     assert (found["mean"], found.get("bgr")) == expected
 
@@ -250,7 +264,7 @@ def test_normalization_by_the_defaults_of_either_generation(text, expected):
         ("style='caffe'", "style='caffe'"),
     ],
 )
-def test_what_of_a_backbone_no_shape_shows(options, stride):
+def test_output_stride_and_unsupported_backbone_options(options, stride):
     meta = {"cfg": f"model = dict(backbone=dict(depth=50, {options}))"}
     if isinstance(stride, int):
         assert model_settings(meta) == {"output_stride": stride}
@@ -264,7 +278,7 @@ def test_a_config_is_never_run(text):
     assert model_settings({"cfg": text}) == {}
 
 
-def test_the_file_speaks_where_there_is_no_argument(checkpoint):
+def test_arguments_override_the_metadata(checkpoint):
     path = checkpoint(cfg=CONFIG, mmseg_version="1.2.2")
     model = EncNet.from_pytorch(path)
     assert model.align_corners and model.mean == (1.5, 2, 3) and model.output_stride == 16
@@ -273,16 +287,29 @@ def test_the_file_speaks_where_there_is_no_argument(checkpoint):
     assert not model.align_corners and model.labels == ("a", "b", "c") and model.evaluation == {}
 
 
-def test_a_file_that_says_nothing_is_warned_about(checkpoint):
+def test_a_file_without_settings_gives_a_warning(checkpoint):
     with pytest.warns(UserWarning, match="align_corners=True"):
         assert not EncNet.from_pytorch(checkpoint()).align_corners
+
+
+def test_metadata_that_does_not_fit_is_ignored_with_a_warning(checkpoint):
+    config = "model = dict(decode_head=dict(align_corners=False, ignore_index=1))"
+    path = checkpoint()
+    meta = {"cfg": config, "CLASSES": ["a", "b"]}
+    with pytest.warns(UserWarning) as warned:
+        model = encnet_from_checkpoint(EncNet, dataclasses.replace(read_checkpoint(path), meta=meta))
+    messages = [str(warning.message) for warning in warned if str(path) in str(warning.message)]
+    assert len(messages) == 2
+    assert "each of 3 classes. Received: 2 entries" in messages[0] and "`labels=`" in messages[0]
+    assert "`label_map={1: 255}`" in messages[1]
+    assert model.ignore_index == 255 and model.labels is None
 
 
 def test_pytorch_encoding_always_aligns_corners(checkpoint):
     assert EncNet.from_pytorch(checkpoint(architecture="pytorch-encoding-r50s")).align_corners
 
 
-def test_a_release_is_known_by_its_name(tmp_path):
+def test_a_release_is_recognized_by_its_name(tmp_path):
     shapes = tiny(shapes_of("pytorch-encoding-r50s", 150), 150)
     path = write_safetensors(tmp_path / "encnet_resnet50s_ade-07ac287c.pth", state_dict(shapes))
     model = EncNet.from_pytorch(path)
@@ -295,7 +322,7 @@ def test_a_release_is_known_by_its_name(tmp_path):
     }
 
 
-def test_a_network_that_takes_blue_first_sees_the_same(checkpoint):
+def test_a_network_that_takes_bgr_gives_the_same_logits(checkpoint):
     config = "model = dict(data_preprocessor=dict(mean=[{}], std=[{}], bgr_to_rgb={}))"  # of 1.x
     rgb = EncNet.from_pytorch(
         checkpoint(cfg=config.format("1, 20, 30", "40, 50, 60", True)), align_corners=False
@@ -329,27 +356,27 @@ def backbone_file(path, architecture, rename=lambda key: key):
     ("architecture", "name"),
     [("mmsegmentation-r18v1c", "resnet18"), ("pytorch-encoding-r50s", "resnet50s")],
 )
-def test_training_starts_from_a_backbone_s_checkpoint(architecture, name, tmp_path):
+def test_training_starts_from_the_checkpoint_of_a_backbone(architecture, name, tmp_path):
     state, path = backbone_file(tmp_path / "imagenet.safetensors", architecture)
-    whole = EncNet.from_pytorch(
-        write_safetensors(tmp_path / "whole.safetensors", state), align_corners=False
+    complete = EncNet.from_pytorch(
+        write_safetensors(tmp_path / "complete.safetensors", state), align_corners=False
     )
     model = EncNet(name, 5, backbone_weights=path, **TINY)
-    for ours, theirs in zip(model.backbone.weights, whole.backbone.weights, strict=True):
+    for ours, theirs in zip(model.backbone.weights, complete.backbone.weights, strict=True):
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
         )
-    # Its own part of a whole EncNet will do as well.
-    other = EncNet(name, 5, backbone_weights=tmp_path / "whole.safetensors", **TINY)
+    # The checkpoint of a complete EncNet works too.
+    other = EncNet(name, 5, backbone_weights=tmp_path / "complete.safetensors", **TINY)
     for ours, theirs in zip(other.backbone.get_weights(), model.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_backbone_of_another_architecture_is_refused(tmp_path):
+def test_a_backbone_of_another_architecture_is_an_error(tmp_path):
     _, path = backbone_file(tmp_path / "r18.safetensors", "mmsegmentation-r18v1c")
     with pytest.raises(ValueError, match="does not fit the backbone 'resnet34'"):
         EncNet("resnet34", 5, backbone_weights=path, **TINY)
-    with pytest.raises(ValueError, match="holds a backbone alone.*backbone_weights="):
+    with pytest.raises(ValueError, match="holds only a backbone.*backbone_weights="):
         EncNet.from_pytorch(path)
 
 
@@ -358,18 +385,18 @@ def test_a_backbone_of_another_architecture_is_refused(tmp_path):
 
 def test_convert_writes_presets(tmp_path, capsys):
     state, backbone = backbone_file(tmp_path / "r18.safetensors", "mmsegmentation-r18v1c")
-    whole = write_safetensors(tmp_path / "whole.safetensors", state)
+    complete = write_safetensors(tmp_path / "complete.safetensors", state)
     labels = ["--labels", "sky,road,car", "--no-align-corners"]
-    assert cli.main(["convert", str(whole), str(tmp_path / "model"), *labels]) == 0
+    assert cli.main(["convert", str(complete), str(tmp_path / "model"), *labels]) == 0
     model = EncNet.from_preset(tmp_path / "model")
     assert model.labels == ("sky", "road", "car")
 
-    assert cli.main(["convert", str(backbone), str(tmp_path / "bone")]) == 0
+    assert cli.main(["convert", str(backbone), str(tmp_path / "backbone")]) == 0
     assert "backbone_weights=" in capsys.readouterr().out
-    other = EncNet("resnet18", 5, backbone_weights=tmp_path / "bone", **TINY)
+    other = EncNet("resnet18", 5, backbone_weights=tmp_path / "backbone", **TINY)
     for ours, theirs in zip(other.backbone.get_weights(), model.backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    (tmp_path / "damaged.pth").write_bytes(whole.read_bytes()[:1000])
+    (tmp_path / "damaged.pth").write_bytes(complete.read_bytes()[:1000])
     assert cli.main(["convert", str(tmp_path / "damaged.pth"), str(tmp_path / "none")]) == 1
     assert "damaged" in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""Batches: new crops each epoch, the same by seed on every backend, and going on from any step."""
+"""Batches have new crops each epoch, are the same on every backend, and resume at any step."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def training(pairs=PAIRS, **options):
 
 
 def stream(steps, **options):
-    """The batches of the global steps `steps`, each asked for on its own."""
+    """Fingerprints of the batches of global steps, each read on its own."""
     data = training(**options)
     return [fingerprint(data.start_at(step)[0][0]) for step in steps]
 
@@ -37,7 +37,7 @@ def fingerprint(images):
     return int((images.astype("int64") * np.arange(1, images.size + 1).reshape(images.shape)).sum())
 
 
-def model_that_records():
+def recording_model():
     x = keras.Input((None, None, 3))
     model = keras.Model(x, keras.layers.Conv2D(9, 1)(x))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
@@ -53,26 +53,28 @@ def model_that_records():
     return model
 
 
-def test_fit_sees_the_stream_epoch_after_epoch():
-    model, data = model_that_records(), training()
-    model.fit(data, epochs=2, verbose=0)
-    model.fit(data, epochs=1, verbose=0)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_fit_gets_the_batches_in_their_order(shuffle):
+    model, data = recording_model(), training()
+    model.fit(data, epochs=2, verbose=0, shuffle=shuffle)
+    model.fit(data, epochs=1, verbose=0, shuffle=shuffle)
     assert data.steps_per_epoch == 4 and data.step == 12
     assert model.seen == stream(range(12))
     assert len(set(model.seen)) == 12
 
 
-def test_fit_goes_on_in_the_middle_of_an_epoch():
-    model, data = model_that_records(), training().start_at(5)
-    model.fit(data, epochs=1, verbose=0)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_fit_resumes_in_the_middle_of_an_epoch(shuffle):
+    model, data = recording_model(), training().start_at(5)
+    model.fit(data, epochs=1, verbose=0, shuffle=shuffle)
     assert model.seen == stream([5, 6, 7]) and data.step == 8
-    model.fit(data, epochs=1, verbose=0)
+    model.fit(data, epochs=1, verbose=0, shuffle=shuffle)
     assert model.seen == stream(range(5, 12))
 
 
 @pytest.mark.slow
 def test_the_same_batches_on_every_backend():
-    # Nothing but NumPy draws them: a process on another backend agrees to the bit.
+    # All random numbers are from NumPy: a process with another backend gets exactly the same.
     other = "jax" if keras.backend.backend() != "jax" else "torch"
     code = (
         "import numpy as np; from keras_encnet.data import batches\n"
@@ -94,8 +96,8 @@ def test_the_same_batches_on_every_backend():
     assert runs[0] == runs[1]
 
 
-def test_threads_change_nothing():
-    def alone(step):
+def test_threads_do_not_change_the_batches():
+    def without_threads(step):
         data = training()
         return [
             data._prepare(i, step // 4, place + 1)
@@ -105,60 +107,60 @@ def test_threads_change_nothing():
     data = training()
     for step in (0, 1, 2, 3, 6):
         images, masks = data.start_at(step)[0]
-        expected = alone(step)
+        expected = without_threads(step)
         np.testing.assert_array_equal(images, np.stack([image for image, mask in expected]))
         np.testing.assert_array_equal(masks, np.stack([mask for image, mask in expected]))
 
 
-def test_batches_do_not_depend_on_what_was_asked_before():
+def test_batches_do_not_depend_on_those_read_before():
     data = training()
-    there = [fingerprint(data[i][0]) for i in (0, 1, 2, 3)]
-    back = [fingerprint(data[i][0]) for i in (3, 2, 1, 0)]
-    assert there == back[::-1] == stream(range(4))
-    assert [fingerprint(images) for images, masks in data] == there
+    forwards = [fingerprint(data[i][0]) for i in (0, 1, 2, 3)]
+    backwards = [fingerprint(data[i][0]) for i in (3, 2, 1, 0)]
+    assert forwards == backwards[::-1] == stream(range(4))
+    assert [fingerprint(images) for images, masks in data] == forwards
 
 
-def test_an_epoch_holds_every_pair_once_but_the_rest_of_the_last_batch():
+def test_an_epoch_has_every_pair_once_except_for_an_incomplete_batch():
     data = training(PAIRS, batch_size=2)
     classes = [{int(m[m != 255].min()) for m in masks} for images, masks in data]
     assert len(set().union(*classes)) == 8 and all(len(batch) == 2 for batch in classes)
 
 
-def test_a_set_smaller_than_a_batch_is_repeated():
+def test_pairs_are_repeated_if_they_are_fewer_than_a_batch():
     images, masks = training(PAIRS[:3], batch_size=7)[0]
-    held = [int(m[m != 255].min()) for m in masks]
-    assert sorted(held)[:6:2] == [0, 1, 2] and min(held.count(i) for i in range(3)) == 2
-    assert len({fingerprint(image) for image in images}) == 7  # each with a crop of its own
+    found = [int(m[m != 255].min()) for m in masks]
+    assert sorted(found)[:6:2] == [0, 1, 2] and min(found.count(i) for i in range(3)) == 2
+    assert len({fingerprint(image) for image in images}) == 7  # each has its own crop
 
 
 def test_seeds():
     assert stream([0], seed=5) == stream([0]) != stream([0], seed=6)
-    drawn = training(seed=None)
-    assert drawn.seed != training(seed=None).seed
-    assert fingerprint(drawn[0][0]) == stream([0], seed=drawn.seed)[0]
+    unseeded = training(seed=None)
+    assert unseeded.seed != training(seed=None).seed
+    assert fingerprint(unseeded[0][0]) == stream([0], seed=unseeded.seed)[0]
 
 
-def test_without_augmentation_order_and_all_pairs_are_kept():
+def test_without_augmentation_all_pairs_are_kept_in_order():
     data = batches(PAIRS, size=(64, 48), batch_size=4)
     images, masks = zip(*data, strict=True)
     assert [len(batch) for batch in images] == [4, 4, 1]
     masks = np.concatenate(masks)
     assert [int(mask[0, 0]) for mask in masks] == list(range(9))
     assert masks.shape == (9, 64, 48) and masks.dtype == "uint8"
-    # 40×44 fits into 64×48 by 12/11: 43.6 → 44 rows, the rest is padding.
+    # 40×44 fits into 64×48 by 12/11: 43.6 → 44 rows, and the rest is padding.
     assert (masks[:, 44:] == 255).all() and (masks[:, :44] != 255).all()
     assert (np.concatenate(images)[:, 44:] == (124, 116, 104)).all()
 
 
-def test_images_as_they_are_go_into_batches_of_one_size():
+def test_images_that_are_not_resized_are_batched_by_size():
     sizes = [(40, 44), (40, 44), (40, 44), (48, 44), (40, 44), (40, 44)]
     pairs = [(np.zeros((*size, 3), "uint8"), np.zeros(size, "uint8")) for size in sizes]
     shapes = [images.shape[:3] for images, masks in batches(pairs, size=None, batch_size=2)]
     assert shapes == [(2, 40, 44), (1, 40, 44), (1, 48, 44), (2, 40, 44)]
 
 
-def test_evaluate_and_predict_see_all_of_it_in_order():
-    model = model_that_records()
+def test_evaluate_and_predict_get_all_pairs_in_order():
+    model = recording_model()
     model.compile(metrics=[keras.metrics.SparseCategoricalAccuracy()], run_eagerly=True)
     data = batches(PAIRS, size=(64, 48), batch_size=4)
     logits = model.predict(data, verbose=0)
@@ -168,7 +170,7 @@ def test_evaluate_and_predict_see_all_of_it_in_order():
     assert data.step == 0
 
 
-def test_breaking_off_epochs_is_warned_about():
+def test_an_interrupted_epoch_is_a_warning():
     data = training(PAIRS, batch_size=1)
     with pytest.warns(UserWarning, match="after 4 of its 9 batches.*steps_per_epoch"):
         data.on_epoch_begin()
@@ -178,7 +180,7 @@ def test_breaking_off_epochs_is_warned_about():
     assert data.step == 0
 
 
-def test_errors_of_files_reach_the_caller():
+def test_errors_in_threads_reach_the_caller():
     def broken(i):
         raise ValueError("cannot read street.jpg")
 
@@ -187,20 +189,21 @@ def test_errors_of_files_reach_the_caller():
 
     with pytest.raises(ValueError, match="street.jpg"):
         training(Broken(PAIRS))[0]
-    with pytest.raises(ValueError, match=r"\(40, 44\) and \(44, 40\).*pair 0"):
+    with pytest.raises(ValueError, match=r"\(40, 44\) and \(44, 40\).*in pair 0"):
         batches([(PAIRS[0][0], PAIRS[0][1].T)], size=None, batch_size=1)[0]
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"size": (16, 32)}, "32 or more"),
-        ({"size": None}, "`augment` crops"),
-        ({"batch_size": 0}, "`batch_size`"),
-        ({"seed": -1}, "`seed`"),
+        ({"size": (16, 32)}, "`size` must have 32 pixels or more.*16×32"),
+        ({"size": (64, 64, 3)}, r"\(height, width\).*\(64, 64, 3\)"),
+        ({"size": None}, "`size`.*augment=True.*None"),
+        ({"batch_size": 0}, "`batch_size`.*0"),
+        ({"seed": -1}, "`seed`.*-1"),
         ({"pairs": []}, "no pairs"),
     ],
 )
-def test_what_cannot_be_is_refused(options, message):
+def test_invalid_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         training(**options)

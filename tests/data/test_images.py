@@ -1,8 +1,8 @@
-"""Files of every mode are read right; resizing agrees with OpenCV.
+"""Files of every mode are read correctly, and resizing agrees with OpenCV.
 
-tests/golden/opencv.npz holds `source` and `labels`, random arrays of 9×13, and of each what
-`cv2.resize(array, (width, height), interpolation=...)` of OpenCV 5.0 makes of it with INTER_LINEAR
-(`image_<height>x<width>`) and INTER_NEAREST (`labels_<height>x<width>`).
+tests/golden/opencv.npz has two random arrays of 9×13, `source` and `labels`, and the results of
+`cv2.resize(array, (width, height), interpolation=...)` of OpenCV 5.0: INTER_LINEAR of `source` as
+`image_<height>x<width>`, INTER_NEAREST of `labels` as `labels_<height>x<width>`.
 """
 
 import io
@@ -29,7 +29,7 @@ def saved(path, image, **options):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "P"])
 def test_colour_images_keep_their_colours(tmp_path, mode):
-    few = (RGB // 128 * 128).astype("uint8")  # eight colours, so that a palette holds them all
+    few = (RGB // 128 * 128).astype("uint8")  # eight colours, which fit into a palette
     image = Image.fromarray(few)
     image = image.quantize(8) if mode == "P" else image.convert(mode)
     if mode == "RGBA":
@@ -63,7 +63,7 @@ def test_cmyk_is_read_as_its_colours(tmp_path):
     assert np.abs(read_image(path).astype(int) - (0, 255, 255)).max() <= 2
 
 
-# What each EXIF orientation asks for, by the standard: the stored row 0 is the top, the right, …
+# By the EXIF standard: the orientation says which side of the scene the stored row 0 is.
 @pytest.mark.parametrize(
     "orientation, upright",
     [
@@ -84,7 +84,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, upright):
     assert image_size(path) == upright(RGB).shape[:2]
 
 
-def test_arrays_and_pil_images_are_images_too():
+def test_arrays_and_pil_images_are_read():
     np.testing.assert_array_equal(read_image(Image.fromarray(RGB)), RGB)
     np.testing.assert_array_equal(read_image(RGB), RGB)
     np.testing.assert_array_equal(read_image(np.full((2, 2), 7)), np.full((2, 2, 3), 7))
@@ -100,29 +100,29 @@ def test_arrays_and_pil_images_are_images_too():
         (np.full((40, 40, 3), "a"), "dtype"),
     ],
 )
-def test_arrays_that_are_no_image_are_refused(array, message):
+def test_invalid_arrays_are_errors(array, message):
     with pytest.raises(ValueError, match=message):
         read_image(array)
 
 
 def test_a_truncated_file_is_named(tmp_path):
-    whole = io.BytesIO()
-    Image.fromarray(RGB).save(whole, "JPEG")
+    complete = io.BytesIO()
+    Image.fromarray(RGB).save(complete, "JPEG")
     path = tmp_path / "half.jpg"
-    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    path.write_bytes(complete.getvalue()[: len(complete.getvalue()) // 2])
     with pytest.raises(ValueError, match="half.jpg.*truncated"):
         read_image(path)
-    whole = io.BytesIO()
-    Image.fromarray(RGB[..., 0]).save(whole, "PNG")
+    complete = io.BytesIO()
+    Image.fromarray(RGB[..., 0]).save(complete, "PNG")
     path = tmp_path / "half.png"
-    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    path.write_bytes(complete.getvalue()[: len(complete.getvalue()) // 2])
     with pytest.raises(ValueError, match="half.png.*truncated"):
         read_mask(path)
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
+def test_a_file_that_is_not_an_image_is_named(tmp_path):
     path = tmp_path / "notes.jpg"
-    path.write_text("no image")
+    path.write_text("not an image")
     with pytest.raises(ValueError, match="notes.jpg.*not an image"):
         read_image(path)
     with pytest.raises(FileNotFoundError, match="gone.jpg"):
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "I", "I;16", "1", "RGB", "LA"])
-def test_masks_are_labels_whatever_their_mode(tmp_path, mode):
+def test_masks_of_every_mode_are_read_as_labels(tmp_path, mode):
     labels = LABELS % 2 if mode == "1" else LABELS
     if mode in ("I", "I;16"):
         image = Image.fromarray(labels.astype({"I": "int32", "I;16": "uint16"}[mode]))
@@ -148,19 +148,19 @@ def test_masks_are_labels_whatever_their_mode(tmp_path, mode):
     assert mask.dtype == ("int32" if mode in ("I", "I;16") else "uint8")
 
 
-def test_labels_beyond_255_survive(tmp_path):
+def test_labels_above_255_are_kept(tmp_path):
     labels = LABELS.astype("uint16") * 100
     path = saved(tmp_path / "x.png", Image.fromarray(labels))
     np.testing.assert_array_equal(read_mask(path), labels)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_grey_files_of_few_bits_hold_labels(tmp_path, bits):
+def test_grey_files_of_few_bits_are_read_as_labels(tmp_path, bits):
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    # 8 labels, packed by hand: PNG's specification, section 7.2.
+    # 8 labels, packed by hand after section 7.2 of the PNG specification.
     row = {2: bytes([0b00011011, 0b11100100]), 4: bytes([0x01, 0x23, 0x45, 0xF0])}[bits]
     labels = {2: [0, 1, 2, 3, 3, 2, 1, 0], 4: [0, 1, 2, 3, 4, 5, 15, 0]}[bits]
     path = tmp_path / "x.png"
@@ -173,7 +173,7 @@ def test_grey_files_of_few_bits_hold_labels(tmp_path, bits):
     assert read_mask(path).tolist() == [labels]
 
 
-def test_colour_masks_are_read_by_the_palette(tmp_path):
+def test_colour_masks_are_read_with_a_palette(tmp_path):
     palette = np.array([(128, 0, 0), (0, 128, 192), (0, 0, 0), (255, 255, 255)], "uint8")
     rgb = saved(tmp_path / "rgb.png", Image.fromarray(palette[LABELS]))
     np.testing.assert_array_equal(read_mask(rgb, palette=palette), LABELS)
@@ -185,7 +185,7 @@ def test_colours_that_are_not_in_the_palette_are_named(tmp_path):
     path = saved(tmp_path / "mask.png", Image.new("RGB", (8, 4), (1, 2, 3)))
     with pytest.raises(ValueError, match=r"mask.png.*\(1, 2, 3\) in 32 pixels"):
         read_mask(path, palette=[(0, 0, 0), (9, 9, 9)])
-    with pytest.raises(ValueError, match=r"mask.png.*holds colours.*palette="):
+    with pytest.raises(ValueError, match=r"mask.png.*Received: colours.*palette="):
         read_mask(path)
 
 
@@ -201,7 +201,7 @@ def test_resizing_agrees_with_opencv(size):
 
 
 @pytest.mark.parametrize("size", [(25, 50), (90, 70), (36, 40)])
-def test_a_window_is_that_part_of_the_whole(size):
+def test_a_window_is_a_part_of_the_resized_image(size):
     top, left, rows, columns = window = (3, 11, 20, 17)
     part = (slice(top, top + rows), slice(left, left + columns))
     image, mask = resize_image(RGB, *size), resize_mask(RGB[..., 0], *size)
@@ -209,7 +209,7 @@ def test_a_window_is_that_part_of_the_whole(size):
     np.testing.assert_array_equal(resize_mask(RGB[..., 0], *size, window), mask[part])
 
 
-def test_resizing_in_strips_is_resizing_at_once(monkeypatch):
-    whole = resize_image(RGB, 90, 70)
+def test_strips_do_not_change_the_result(monkeypatch):
+    at_once = resize_image(RGB, 90, 70)
     monkeypatch.setattr("keras_encnet.data.images.STRIP", 1)
-    np.testing.assert_array_equal(resize_image(RGB, 90, 70), whole)
+    np.testing.assert_array_equal(resize_image(RGB, 90, 70), at_once)

@@ -1,4 +1,4 @@
-"""Augmentation follows mmsegmentation's recipe; numbers by hand or from `colorsys`."""
+"""Augmentation follows mmsegmentation's recipe. Expected numbers are by hand or from `colorsys`."""
 
 import colorsys
 
@@ -31,35 +31,35 @@ def generators(count):
         # mmcv.rescale_size: factor min(2048 / 683, 512 / 512); sides int(side * factor + 0.5)
         (512, 683, (2048, 512), 1.0, (512, 683)),
         (1024, 2048, (2048, 1024), 0.75, (768, 1536)),
-        (200, 1000, (2048, 512), 1.0, (410, 2048)),  # the long side decides: 2.048
+        (200, 1000, (2048, 512), 1.0, (410, 2048)),  # limited by the long side: 2.048
         (1000, 200, (2048, 512), 1.0, (2048, 410)),
         (360, 480, None, 0.7, (252, 336)),
         (361, 481, None, 0.5, (181, 241)),  # 180.5 and 240.5 are rounded up
     ],
 )
-def test_sizes_are_mmsegmentations(height, width, resize, ratio, expected):
+def test_random_sizes_equal_those_of_mmsegmentation(height, width, resize, ratio, expected):
     size = random_size(generators(1)[0], height, width, resize=resize, scale=(ratio, ratio))
     assert size == expected
 
 
-def test_ratios_fill_the_range():
+def test_ratios_cover_the_range():
     ratios = [random_size(rng, 1000, 1000)[0] / 1000 for rng in generators(400)]
     assert 0.5 <= min(ratios) < 0.52 and 1.98 < max(ratios) <= 2.0
     assert abs(np.mean(ratios) - 1.25) < 0.07
 
 
-def test_image_and_mask_stay_together():
-    together = np.stack([MASK] * 3, axis=-1).astype("uint8")
+def test_image_and_mask_stay_aligned():
+    mask_as_image = np.stack([MASK] * 3, axis=-1).astype("uint8")
     for rng in generators(20):
         image, mask = augment(
-            rng, together, MASK.astype("uint8"), (32, 48), scale=(1, 1), photometric=False
+            rng, mask_as_image, MASK.astype("uint8"), (32, 48), scale=(1, 1), photometric=False
         )
         np.testing.assert_array_equal(image[..., 0], mask)
 
 
-def test_crops_are_drawn_again_while_one_class_holds_three_quarters():
+def test_crops_are_rejected_if_one_class_has_three_quarters():
     mask = np.zeros((100, 400), "uint8")
-    mask[:, 300:] = 1  # most crops hold one class
+    mask[:, 300:] = 1  # most crops have only one class
     shares = []
     for rng in generators(60):
         _, crop = random_crop(rng, mask, 100, 400, (64, 64))
@@ -67,14 +67,14 @@ def test_crops_are_drawn_again_while_one_class_holds_three_quarters():
         shares.append(share < 0.75)
     # One crop in ten is varied (left edge in 252 … 284 of 337), so eleven draws find one in 67 %.
     assert 0.5 < np.mean(shares) < 0.85
-    once = [
+    without_redraws = [
         random_crop(rng, mask, 100, 400, (64, 64), redraws=0)[1].min() != 1 for rng in generators(9)
     ]
-    assert any(once)
+    assert any(without_redraws)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
-def test_ignored_pixels_do_not_count_for_the_balance(dtype):
+def test_ignored_pixels_do_not_affect_the_choice_of_crops(dtype):
     mask = np.full((64, 64), 255, dtype)
     mask[:8] = 0
     draws = []
@@ -90,13 +90,13 @@ def test_ignored_pixels_do_not_count_for_the_balance(dtype):
         return len(draws) // 2
 
     assert count() == 11  # class 0 is alone: the first draw and ten more
-    mask[:2] = 1  # 128 of 512 counted pixels: class 0 holds exactly 75 %
+    mask[:2] = 1  # 128 of 512 pixels that are not ignored: class 0 has exactly 75 %
     assert count() == 11
     mask[2, 0] = 1
     assert count() == 1
 
 
-def test_flips_half_of_the_time_and_both():
+def test_image_and_mask_are_flipped_half_of_the_time():
     flipped = 0
     for rng in generators(300):
         image, mask = random_flip(rng, IMAGE, MASK)
@@ -105,7 +105,7 @@ def test_flips_half_of_the_time_and_both():
 
 
 @pytest.mark.parametrize("saturation, hue", [(1.3, 7), (0.6, -18), (1, 17), (1.5, 0), (0.5, -1)])
-def test_hue_and_saturation_are_hsvs(saturation, hue):
+def test_hue_and_saturation_are_those_of_hsv(saturation, hue):
     pixels = IMAGE[:4].reshape(-1, 3)
     changed = change_colours(IMAGE[:4], saturation=saturation, hue=hue).reshape(-1, 3)
     for before, after in zip(pixels.tolist(), changed.tolist(), strict=True):
@@ -120,20 +120,20 @@ def test_brightness_and_contrast_are_clipped_and_truncated():
     assert change_colours(image, contrast=1.5).tolist() == [[[0, 151, 255]]]
     both = dict(brightness=20, contrast=0.5)
     assert change_colours(image, **both).tolist() == [[[10, 60, 127]]]
-    # Contrast last: of the brightened level, after the (here absent) change of hue.
+    # Contrast is changed after brightness in either order.
     assert change_colours(image, **both, contrast_first=False).tolist() == [[[10, 60, 127]]]
 
 
 def test_distortions_change_each_property_half_of_the_time():
-    grey = np.full((2, 2, 3), 100, "uint8")  # hue and saturation leave grey as it is
+    grey = np.full((2, 2, 3), 100, "uint8")  # unaffected by hue and saturation
     changed = [(distort(rng, grey) != 100).any() for rng in generators(400)]
     assert 0.68 < np.mean(changed) < 0.82  # brightness or contrast: 3/4
     red = np.array([[[200, 100, 100]]], "uint8")
     differences = [np.ptp(distort(rng, red)[0, 0, 1:].astype(int)) > 3 for rng in generators(400)]
-    assert 0.35 < np.mean(differences) < 0.55  # hue turned by more than a little: a bit under 1/2
+    assert 0.35 < np.mean(differences) < 0.55  # hue changed by more than a little: slightly under 1/2
 
 
-def test_padding_is_zero_after_normalization_and_ignored():
+def test_padding_is_ignored_and_zero_after_normalization():
     image, mask = pad(IMAGE, MASK, (70, 100), ignore_index=254)
     np.testing.assert_array_equal(image[:60, :80], IMAGE)
     assert (mask[60:] == 254).all() and (mask[:, 80:] == 254).all()
@@ -141,7 +141,7 @@ def test_padding_is_zero_after_normalization_and_ignored():
     assert np.abs((image[65, 90] - mean) / std).max() < 0.01
 
 
-def test_fitting_keeps_the_aspect():
+def test_fitting_keeps_the_aspect_ratio():
     image, mask = fit(IMAGE, MASK.astype("uint8"), (96, 40))  # 80 → 40, so 60 → 30
     assert image.shape == (96, 40, 3) and mask.shape == (96, 40)
     assert (mask[30:] == 255).all() and (mask[:30] != 255).all()
@@ -153,7 +153,7 @@ def test_crops_larger_than_the_image_are_padded():
     assert (mask[60:] == 255).all() and (mask[:60] != 255).all()
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     image, mask = IMAGE.copy(), MASK.copy()
     for rng in generators(8):
         augment(rng, image, mask, (32, 48))

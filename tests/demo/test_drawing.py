@@ -1,4 +1,4 @@
-"""The drawn street scenes: seeded, of any size, and not to be had from colour and position."""
+"""The drawn street scenes are seeded, of any size, and not solved by colour and position."""
 
 import functools
 
@@ -15,12 +15,12 @@ def drawn(count, seed):
     return list(scenes(count, seed=seed))
 
 
-def test_a_scene_depends_on_its_seed_and_index_alone():
+def test_a_scene_depends_only_on_its_seed_and_index():
     many, few = scenes(9, seed=4), scenes(5, seed=4)
-    late = [few[i] for i in (3, 1, 4)]
-    for (image, mask), i in zip(late, (3, 1, 4), strict=True):
-        again, its_mask = many[i]
-        assert (image == again).all() and (mask == its_mask).all()
+    selected = [few[i] for i in (3, 1, 4)]
+    for (image, mask), i in zip(selected, (3, 1, 4), strict=True):
+        other_image, other_mask = many[i]
+        assert (image == other_image).all() and (mask == other_mask).all()
 
 
 def test_other_seeds_and_other_indices_give_other_scenes():
@@ -30,7 +30,7 @@ def test_other_seeds_and_other_indices_give_other_scenes():
             assert (mask != other).mean() > 0.05
 
 
-def test_it_is_a_sequence_of_pairs_with_labels_and_palette():
+def test_scenes_are_pairs_with_labels_and_palette():
     pairs = scenes(3, seed=7)
     assert isinstance(pairs, Pairs) and len(pairs) == 3 and len(list(pairs)) == 3
     assert pairs.labels == LABELS and (pairs.palette == PALETTE).all()
@@ -53,8 +53,8 @@ def test_any_size_is_filled_with_classes(size):
     assert scenes(3, size=size).image_size(0) == size
 
 
-def test_a_wrong_size_or_count_is_refused():
-    with pytest.raises(ValueError, match=r"\(20, 160\).*32 or more"):
+def test_invalid_arguments_are_named():
+    with pytest.raises(ValueError, match=r"`size` must have 32 pixels or more.*20×160"):
         scenes(3, size=(20, 160))
     with pytest.raises(ValueError, match="-1"):
         scenes(-1)
@@ -63,23 +63,23 @@ def test_a_wrong_size_or_count_is_refused():
 def test_every_class_is_in_most_scenes():
     masks = np.stack([mask for _, mask in drawn(90, 0)])
     for label, name in enumerate(LABELS):
-        is_it = masks == label
-        assert (is_it.mean((1, 2)) > 0.003).mean() >= 0.6, name
-        assert is_it.mean() >= 0.015, name
+        found = masks == label
+        assert (found.mean((1, 2)) > 0.003).mean() >= 0.6, name
+        assert found.mean() >= 0.015, name
 
 
-def test_light_changes_from_scene_to_scene():
+def test_brightness_varies():
     brightness = [image.mean() for image, _ in drawn(90, 0)]
     assert max(brightness) > 2 * min(brightness)
 
 
-def test_colour_and_position_do_not_tell_the_classes_apart():
+def test_colour_and_position_are_not_enough():
     iou = pixel_classifier_iou(drawn(90, 0), drawn(30, 1), len(LABELS), pixels=40_000, steps=150)
     assert iou.shape == (len(LABELS),)
     assert 0.2 < iou.mean() < 0.45
 
 
-def test_the_baseline_solves_what_colour_and_position_can_solve():
+def test_the_baseline_learns_from_colour_and_position():
     generator = np.random.default_rng(0)
     pairs = []
     for _ in range(12):

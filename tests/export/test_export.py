@@ -38,29 +38,29 @@ def test_from_any_backend(dtype, tmp_path):
     "options, words",
     [
         ({"format": "caffe"}, "'tf_saved_model', 'onnx', 'litert', 'openvino'"),
-        ({"dtype": "bfloat16"}, "'onnx' with 'float16'"),
+        ({"dtype": "bfloat16"}, "`dtype` must be one of 'float32', 'float16', in every format"),
         ({"outputs": ["labels", "masks"]}, "'labels', 'logits', 'probabilities', 'presence'"),
-        ({"outputs": []}, "expected one or more"),
-        ({"outputs": ["labels", "labels"]}, "expected one or more"),
-        ({"image_size": (31, 64)}, "of 32 or more"),
-        ({"image_size": 512}, r"expected \(height, width\)"),
+        ({"outputs": []}, "must be one or more of"),
+        ({"outputs": ["labels", "labels"]}, "one or more of .*each once"),
+        ({"image_size": (31, 64)}, "32 or more each.*31, 64"),
+        ({"image_size": 512}, r"must be \(height, width\).*512"),
         ({"batch_size": 0}, "an integer of 1 or more"),
-        ({"version": 1, "format": "onnx"}, "for a SavedModel"),
+        ({"version": 1, "format": "onnx"}, "the format 'tf_saved_model'.*1 for 'onnx'"),
         ({"version": "one"}, "an integer"),
-        ({"quantize": "int8"}, "'int8' with 'onnx' or 'litert'"),
-        ({"quantize": "int4", "format": "onnx"}, "'int8' with 'onnx' or 'litert'"),
+        ({"quantize": "int8"}, "'int8', with the format 'onnx' or 'litert'"),
+        ({"quantize": "int4", "format": "onnx"}, "'int8', with .*'onnx' or 'litert'.*'int4'"),
         ({"version": True}, "an integer"),
-        ({"format": ["onnx"]}, "expected one of"),
-        ({"outputs": None}, "expected one or more"),
+        ({"format": ["onnx"]}, "`format` must be one of.*onnx"),
+        ({"outputs": None}, "must be one or more of"),
         ({"quantize": "int8", "format": "litert"}, "needs `calibration=`"),
         (
             {"quantize": "int8", "format": "litert", "calibration": Image.new("RGB", (64, 64))},
             "several images",
         ),
-        ({"calibration": "photos"}, "is not asked for"),
+        ({"calibration": "photos"}, "`calibration` needs `quantize='int8'`"),
     ],
 )
-def test_what_is_refused(model, options, words, tmp_path):
+def test_invalid_arguments_are_named(model, options, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         model.export(tmp_path / "model", **{"format": "tf_saved_model", **options})
     assert not list(tmp_path.iterdir())
@@ -90,7 +90,7 @@ def test_the_command_line_names_a_missing_package(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
 def test_a_path_without_a_name(model, path):
-    with pytest.raises(ValueError, match="the name of what is to be written"):
+    with pytest.raises(ValueError, match="must be the name of a file or directory"):
         model.export(path, "litert")
 
 
@@ -100,11 +100,11 @@ def test_tensorflow_is_needed(model, tmp_path, monkeypatch):
         model.export(tmp_path / "model")
 
 
-def test_what_was_there_is_replaced_or_kept(model, tmp_path):
+def test_an_earlier_export_is_replaced_and_other_files_are_kept(model, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "taken.tflite").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"a cat")
-    with pytest.raises(FileExistsError, match="photos exists and is no SavedModel"):
+    with pytest.raises(FileExistsError, match="photos exists and is not a SavedModel"):
         model.export(tmp_path / "photos")
     with pytest.raises(FileExistsError, match="is a directory"):
         model.export(tmp_path / "taken", "litert")
@@ -147,7 +147,7 @@ def test_the_command_line_verifies(tmp_path, capsys):
     assert main([*command.split(), "--outputs", "labels", "presence", "logits"]) == 0
     said = capsys.readouterr().out
     for words in (
-        "LiteRT beside the model",
+        "LiteRT compared with the model",
         "the same label: ",
         "of logits: ",
         "size: ",
@@ -170,19 +170,19 @@ def test_verify_sees_what_differs(tmp_path):
     assert bad.differences["logits"] > 0.01 and bad.labels < 0.9 and bad.images == 1
     assert good.size == path.stat().st_size
 
-    with pytest.raises(ValueError, match="`images` is empty"):
+    with pytest.raises(ValueError, match="`images` must hold one or more"):
         verify(model, path, [])
-    with pytest.raises(ValueError, match="`runs` is 0"):
+    with pytest.raises(ValueError, match="`runs` must be 1 or more. Received: 0"):
         verify(model, path, runs=0)
     for other in (tiny(num_classes=5), tiny(se_head=False)):
-        with pytest.raises(ValueError, match="was it exported from this model"):
+        with pytest.raises(ValueError, match="Was it exported from this model"):
             verify(other, path, [image(0, 64, 80)], runs=1)
 
 
 def test_other_sizes_than_a_fixed_one_are_refused(model, tmp_path):
     run = open_export(model.export(tmp_path / "model", "litert", image_size=tuple(np.array([64, 96]))))
     assert run(np.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
-    with pytest.raises(ValueError, match=r"exported for \(any, 64, 96, 3\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(any, 64, 96, 3\), for which the file was exported"):
         run(np.zeros((1, 96, 64, 3), "uint8"))
 
 
@@ -196,19 +196,19 @@ def exported(model, tmp_path_factory):
     [
         (np.zeros((0, 64, 64, 3), "uint8"), "uint8 of shape \\(0, 64, 64, 3\\)"),
         (np.zeros((64, 64, 3), "uint8"), "images\\[None\\]"),
-        (np.zeros((1, 64, 64, 3), "float32"), "is float32"),
+        (np.zeros((1, 64, 64, 3), "float32"), "must be uint8.*float32"),
         (np.zeros((1, 64, 31, 3), "uint8"), "64×31"),
     ],
 )
-def test_what_is_no_batch_of_images(exported, images, words):
+def test_invalid_batches_are_named(exported, images, words):
     with pytest.raises(ValueError, match=words):
         exported(images)
 
 
 @pytest.mark.parametrize(
-    "name, words", [("model.pt", "is no exported model"), ("gone.onnx", "There is no exported model")]
+    "name, words", [("model.pt", "must be an exported model.*'model.pt'"), ("gone.onnx", "There is no exported model")]
 )
-def test_what_is_no_export(name, words, tmp_path):
+def test_paths_that_are_not_exports_are_named(name, words, tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         open_export(tmp_path / name)

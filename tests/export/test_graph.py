@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from golden.weights import image
-from keras_encnet.inference.segmenting import _fit
+from keras_encnet.inference.geometry import axes_of, evaluation_rule
 from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":
@@ -14,8 +14,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_encnet.export import labels
-from keras_encnet.export.axes import fitted
-from keras_encnet.export.graph import ImageToLabels, folded
+from keras_encnet.export.graph import ImageToLabels, Runtime, folded
 
 EVALUATIONS = {
     "whole": None,
@@ -50,11 +49,11 @@ def model(built):
 def test_labels_and_presence_are_those_of_segment(model, name, monkeypatch):
     monkeypatch.setattr(labels, "TILE", 29)
     model.evaluation = EVALUATIONS[name]
-    graph, functions = ImageToLabels(folded(model), model, ["labels", "presence"]), {}
-    for at_once in (20_000, 1 << 22):  # in strips, and whole
+    network, functions = folded(model), {}
+    for strip in (20_000, 1 << 22):  # several strips, and one
+        graph = ImageToLabels(network, model, ["labels", "presence"], Runtime(strip=strip))
         for known in ((None, None), SIZES[0]):
-            monkeypatch.setattr(labels, "STRIP", at_once)
-            functions[at_once, known] = traced(graph, known).get_concrete_function()
+            functions[strip, known] = traced(graph, known).get_concrete_function()
     for size in SIZES:
         images = np.stack([image(seed, *size) for seed in range(2)])
         wanted = model.segment(list(images))
@@ -130,15 +129,16 @@ def module_model(backbone):
 
 @pytest.mark.parametrize("bound", [(2048, 512), (2048, 1024), (2049, 1025), (520, 520), (200, 80)])
 def test_sizes_are_those_that_segment_finds(bound):
-    function = tf.function(
-        lambda h, w: fitted((h, w), bound), input_signature=[tf.TensorSpec((), "int32")] * 2
-    )
+    rule = evaluation_rule({"resize": bound})
+
+    def fitted(height, width):
+        return tuple(axis.view for axis in axes_of((height, width), rule))
+
+    function = tf.function(fitted, input_signature=[tf.TensorSpec((), "int32")] * 2)
     rng = np.random.default_rng(0)
     known = [(1024, 2048), (3000, 4000), (360, 480), (97, 131), (1080, 1920), (683, 1024)]
-    for height, width in known + rng.integers(32, 6000, (60, 2)).tolist():
-        wanted = _fit((height, width), bound)
-        assert fitted((height, width), bound) == wanted
-        assert tuple(int(side) for side in function(height, width)) == wanted
+    for size in known + rng.integers(32, 6000, (60, 2)).tolist():
+        assert tuple(int(side) for side in function(*size)) == fitted(*size)
 
 
 @pytest.mark.parametrize("function", [labels.argmax, labels.argmax_of_last_axis])

@@ -284,7 +284,7 @@ def test_bounds_are_inclusive():
     assert answer["ok"].numpy().tolist() == [True, False, False] * 2
 
 
-def test_what_has_too_many_pixels_is_not_decoded(from_bytes):
+def test_images_with_too_many_pixels_are_not_decoded(from_bytes):
     resource = pytest.importorskip("resource")
     side = 13_000
     data = zlib.compress(bytes(side * (1 + side // 8)), 1)

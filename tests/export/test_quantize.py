@@ -149,9 +149,9 @@ def test_a_folder_or_a_list_of_paths_and_arrays(tmp_path):
 @pytest.mark.parametrize(
     "calibration, words",
     [
-        ([], "holds no images"),
-        ("nowhere", "'nowhere', where there are no images"),
-        ([np.zeros((64, 31, 3), "uint8")], "Image 1 of `calibration` is 64×31 pixels"),
+        ([], "must hold one or more images"),
+        ("nowhere", "must be a folder with images.*'nowhere', which has none"),
+        ([np.zeros((64, 31, 3), "uint8")], "Image 1 of `calibration` must have 32 pixels or more.*64×31"),
     ],
 )
 def test_images_that_will_not_do(model, calibration, words, tmp_path):
@@ -171,6 +171,6 @@ def test_images_that_will_not_do(model, calibration, words, tmp_path):
 )
 def test_pairs_that_are_refused(model, format, dtype, tmp_path):
     with pytest.raises(
-        ValueError, match=f"{format}.*{dtype}.* not possible; what works is 'int8' with"
+        ValueError, match=f"must be 'int8', with .*'onnx' or 'litert'.*{format}.*{dtype}"
     ):
         model.export(tmp_path / "m", format, dtype=dtype, quantize="int8", calibration=photos())

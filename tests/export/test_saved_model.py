@@ -81,7 +81,7 @@ SHAPES = [(0, 64, 64, 3), (1, 31, 64, 3), (64, 64, 3), (1, 64, 64, 1), (1, 64, 6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_it_cannot_take_is_said(served, shape):
+def test_images_of_another_shape_are_refused_in_words(served, shape):
     run = tf.saved_model.load(str(served)).signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="of 32 pixels or more on both sides"):
         run(images=tf.zeros(shape, "uint8"))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_encnet.inference import comparison, default_palette
+from keras_encnet.data.conventions import default_palette
+from keras_encnet.inference import comparison
 from keras_encnet.inference.pictures import overlay
 
 GREEN, BLUE, RED = (0, 255, 0), (0, 0, 255), (255, 0, 0)

@@ -1,4 +1,3 @@
-import importlib
 import json
 import math
 import tracemalloc
@@ -10,10 +9,8 @@ import pytest
 from fake_net import FakeNet, image
 from PIL import Image
 
-from keras_encnet.inference import Segmentation, segment
-
-# The function of this name hides the module.
-module = importlib.import_module("keras_encnet.inference.segmenting")
+from keras_encnet.inference import Segmentation, segment, segmenting
+from keras_encnet.inference.geometry import PROTOCOLS, Axis, Rule, axes_of, block_of, evaluation_rule
 
 GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
 RATIOS = (0.75, 1.0, 1.6)
@@ -41,18 +38,34 @@ def case_of(name):
 
 
 def scores_of(model, pixels, ratios=(1.0,), flip=False):
-    """The scores of which `segment` takes the argmax, `(height, width, classes)`, at once."""
+    """The scores of which `segment` takes the argmax, `(height, width, classes)`, all at once."""
     size = pixels.shape[:2]
-    rule = module.evaluation_rule(model.evaluation, None, None, None, ratios, None)
-    views = module._views(size, rule, ratios)
-    ((looks, _),) = module._look(model, [pixels], views, rule.protocol, flip, 1)
+    rule = evaluation_rule(model.evaluation, ratios=ratios)
+    views = segmenting.views_of(size, rule, ratios)
+    ((score_maps, _),) = segmenting.run_views(model, [pixels], views, rule.protocol, flip, 1)
     total = 0
-    for look in looks:
-        scores = look.scores(*(look.blocks(axis, slice(0, size[axis])) for axis in (0, 1)))
-        if len(looks) > 1 and not look.outer:
-            scores = np.exp(scores) / np.exp(scores).sum(0) / len(looks)
+    for score_map in score_maps:
+        scores = score_map.scores(*(score_map.block(axis, slice(0, size[axis])) for axis in (0, 1)))
+        if len(score_maps) > 1 and not score_map.exponential:
+            scores = np.exp(scores) / np.exp(scores).sum(0) / len(score_maps)
         total = total + scores
     return np.moveaxis(total, 0, -1)
+
+
+def resize_matrix(old, new, corners):
+    """The matrix `(new, old)` that resizes coarse samples to an axis of `new` pixels."""
+    axis = Axis(new, new, 1, new, new, True)
+    block = block_of(axis, np.arange(new)[None], old, corners, False)
+    matrix = np.zeros((new, old), "float32")
+    matrix[:, block.samples[0]] = block.inner[0]
+    return matrix
+
+
+def windows(size, window, stride, protocol):
+    """Where windows of an axis start, and how long they are."""
+    rule = Rule(None, (window, window), (stride, stride), PROTOCOLS[protocol])
+    axis, _ = axes_of((size, size), rule)
+    return [axis.start(i) for i in range(axis.count)], axis.length
 
 
 class Constant:
@@ -73,12 +86,11 @@ class Constant:
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(23, 31), (56, 72), (4, 1), (7, 9)])
-def test_taps_are_pytorchs_bilinear_resize(size, corners):
+def test_blocks_are_pytorchs_bilinear_resize(size, corners):
     values = GOLDEN["small"]
     for axis in (0, 1):
-        taps = module.bilinear(values.shape[0], size[axis], corners)
-        inputs, matrix = module._block(taps, slice(0, size[axis]))
-        values = np.moveaxis(np.tensordot(matrix, values[inputs], 1), 0, 1)
+        matrix = resize_matrix(values.shape[0], size[axis], corners)
+        values = np.moveaxis(np.tensordot(matrix, values, 1), 0, 1)
     expected = GOLDEN[f"interpolate/{corners}/{size[0]}x{size[1]}"]
     np.testing.assert_allclose(values, expected, atol=1e-5)  # of 4
 
@@ -87,7 +99,7 @@ def test_taps_are_pytorchs_bilinear_resize(size, corners):
 def test_scores_and_labels_are_the_reference_code_bases(name, monkeypatch):
     if not name.startswith("encoding"):
         # OpenCV's resized images: this is about what comes after, and about their sizes.
-        monkeypatch.setattr(module, "resize_image", lambda _, h, w: GOLDEN[f"view/{h}x{w}"])
+        monkeypatch.setattr(segmenting, "resize_image", lambda _, h, w: GOLDEN[f"view/{h}x{w}"])
     model, arguments = case_of(name)
     expected = GOLDEN[f"{name}/scores"]
     scores = scores_of(model, image(), **arguments)[::6, ::6]
@@ -104,21 +116,21 @@ def test_labels_agree_when_the_image_is_resized_here_too(name):
 
 
 def test_windows_lie_where_mmsegmentation_puts_them():
-    assert module._windows(2049, 769, 513, True) == ([0, 513, 1026, 1280], 769)
-    assert module._windows(1025, 769, 513, True) == ([0, 256], 769)
-    assert module._windows(500, 769, 513, True) == ([0], 500)
-    assert module._windows(769, 769, 513, True) == ([0], 769)
+    assert windows(2049, 769, 513, "mmsegmentation") == ([0, 513, 1026, 1280], 769)
+    assert windows(1025, 769, 513, "mmsegmentation") == ([0, 256], 769)
+    assert windows(500, 769, 513, "mmsegmentation") == ([0], 500)
+    assert windows(769, 769, 513, "mmsegmentation") == ([0], 769)
 
 
 def test_windows_lie_where_pytorch_encoding_puts_them():
     # ceil((910 - 480) / 320) + 1 = 3, the last one from 640 to 910 and 210 pixels of black.
-    assert module._windows(910, 480, 320, False) == ([0, 320, 640], 480)
-    assert module._windows(260, 480, 320, False) == ([0], 480)
+    assert windows(910, 480, 320, "pytorch-encoding") == ([0, 320, 640], 480)
+    assert windows(260, 480, 320, "pytorch-encoding") == ([0], 480)
 
 
 def test_stride_is_two_thirds_as_in_the_published_configurations():
     for window, stride in ((769, 513), (480, 320), (576, 384)):
-        rule = module.evaluation_rule({"window": window}, None, None, None, (1.0,), None)
+        rule = evaluation_rule({"window": window})
         assert rule.stride == (stride, stride)
 
 
@@ -190,8 +202,7 @@ def test_tiles_and_dropped_classes_change_nothing(size, corners):
         coarse = coarse.repeat(blocks, 0)[: len(coarse)].astype("float32")
         logits = coarse
         for axis in (0, 1):
-            taps = module.bilinear(coarse.shape[axis], size[axis], corners)
-            _, matrix = module._block(taps, slice(0, size[axis]))
+            matrix = resize_matrix(coarse.shape[axis], size[axis], corners)
             logits = np.moveaxis(np.tensordot(matrix, logits, (1, axis)), 0, axis)
         result = segment(Constant(coarse, corners), np.zeros((*size, 3), "uint8"))
         second, first = np.sort(logits, -1)[..., -2:].transpose(2, 0, 1)
@@ -321,11 +332,11 @@ def test_labels_and_palette_are_the_models_or_made_up():
         ({"resize": (2048, 512, 3)}, "resize.*pair"),
         ({"resize": True}, "resize"),
         ({"window": 16}, "window.*32 or more"),
-        ({"window": 64, "stride": 65}, "stride.*larger than"),
-        ({"stride": 32}, "no window"),
+        ({"window": 64, "stride": 65}, "stride.*larger than.*65"),
+        ({"stride": 32}, "needs a `window`.*32"),
         ({"ratios": ()}, "ratios"),
         ({"ratios": (1.0, -1)}, "ratios"),
-        ({"ratios": (0.5,)}, "61×97.*31×49.*32 or more"),
+        ({"ratios": (0.5,)}, "61×97.*32 pixels or more.*31×49.*larger `ratios`"),
         ({"resize": (200, 80), "ratios": (0.75, 1.5)}, "no effect.*mmsegmentation-0.x"),
         ({"protocol": "mmseg"}, "protocol.*pytorch-encoding"),
         ({"batch_size": 0}, "batch_size"),
@@ -337,12 +348,12 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_unknown_key_of_evaluation_is_named():
-    with pytest.raises(ValueError, match="crop.*'window'"):
+    with pytest.raises(ValueError, match="'window'.*crop"):
         segment(FakeNet(evaluation={"crop": 480}), image())
 
 
 def test_small_images_are_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="31×97.*32 or more"):
+    with pytest.raises(ValueError, match="32 pixels or more.*31×97"):
         segment(FakeNet(), image()[:31])
     Image.fromarray(image()[:, :20]).save(tmp_path / "narrow.png")
     with pytest.raises(ValueError, match=r"narrow.png.*number 1 of the list.*61×20"):

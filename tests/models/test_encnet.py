@@ -51,6 +51,16 @@ def test_training_call_returns_the_heads(model):
     assert all(keras.backend.standardize_dtype(y.dtype) == "float32" for y in outputs.values())
 
 
+def test_networks_are_over_the_models_own_layers(model):
+    heads = model.heads_network().predict_on_batch(ONE.astype("float32"))
+    assert set(heads) == {"logits", "aux", "se"}
+    assert set(model.coarse_network().predict_on_batch(ONE.astype("float32"))) == {"coarse", "se"}
+    ours = {id(weight) for weight in model.weights}
+    for network in (model.heads_network(), model.coarse_network()):
+        assert {id(weight) for weight in network.weights} <= ours
+    assert len(model.heads_network().weights) == len(model.weights) == 139
+
+
 def test_heads_that_a_model_lacks_are_absent():
     outputs = tiny(se_head=False, aux_head=False).heads(ONE)
     assert set(outputs) == {"logits"}
@@ -213,13 +223,13 @@ def test_arguments_that_do_not_fit_are_named(arguments, message):
         (np.full((1, 40, 40, 3), np.nan, "float32"), "NaN"),
     ],
 )
-def test_images_that_are_none_are_named(model, images, message):
+def test_invalid_images_are_named(model, images, message):
     with pytest.raises(ValueError, match=message):
         model.predict(images, verbose=0)
 
 
 def test_tensors_get_the_static_checks(model):
-    with pytest.raises(ValueError, match="32×32"):
+    with pytest.raises(ValueError, match="32 pixels or more.*31×64"):
         model(keras.ops.zeros((1, 31, 64, 3)))
     with pytest.raises(ValueError, match=r"images\[None\]"):
         model(keras.ops.zeros((64, 64, 3)))

@@ -5,7 +5,7 @@ from huggingface_hub import constants
 
 @pytest.fixture
 def client(monkeypatch, tmp_path):
-    """Sets what the client reads from its environment, which it does when it is imported."""
+    """Sets the client's settings, which it reads from the environment on import."""
 
     def client(**values):
         for name, value in values.items():
@@ -20,7 +20,7 @@ def client(monkeypatch, tmp_path):
         HF_HUB_DISABLE_XET=True,
         HF_HUB_OFFLINE=False,
     )
-    # Between the client's attempts.
+    # Don't wait between the client's attempts.
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return client
 
@@ -31,4 +31,4 @@ def hub(client):
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         client(ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=template)
         yield hub
-    assert not hub.leaked, "The storage host was sent an access token."
+    assert not hub.leaked, "The storage host received an access token."

@@ -1,8 +1,8 @@
 """A Hugging Face Hub in memory, on loopback.
 
-It answers what the `huggingface_hub` client asks over plain HTTP (the client without Xet): making
+It implements what the `huggingface_hub` client uses over plain HTTP (without Xet): creating
 repositories and branches, preupload, the LFS batch with upload and verification, commits, infos, trees,
-and files by revision; those in LFS from a second host, which must never see a token.
+and files by revision. LFS files come from a second host, which must never receive a token.
 
     with Hub(tokens={"hf_ada": "ada"}) as hub:
         ...  # hub.url is for HF_ENDPOINT
@@ -32,11 +32,11 @@ class Hub:
 
     Attributes:
         repos: `{"user/name": Repo}`.
-        objects: what was uploaded to LFS, `{sha256: bytes}`.
-        requests: what was asked, `["GET /api/models/…"]`, in order.
-        leaked: whether the storage host was sent a token.
-        die_in_upload: whether the server dies half-way through the next upload to LFS.
-        cut_downloads: how many of the next downloads from LFS break off half-way.
+        objects: files uploaded to LFS, `{sha256: bytes}`.
+        requests: all requests, `["GET /api/models/…"]`, in order.
+        leaked: whether the storage host received a token.
+        die_in_upload: whether the server dies halfway through the next upload to LFS.
+        cut_downloads: how many of the next downloads from LFS break off halfway.
     """
 
     def __init__(self, tokens):
@@ -55,7 +55,7 @@ class Hub:
         self.die()
 
     def die(self):
-        """Refuses every connection, and drops those that are open."""
+        """Refuses new connections and drops the open ones."""
         self.dead = True
         for server in (self._hub, self._storage):
             server.shutdown()
@@ -106,7 +106,7 @@ class Commit:
 
 
 class Repo:
-    """Commits by their hashes, and branches; what git would keep."""
+    """Commits by hash, and branches, as in git."""
 
     def __init__(self, private=False):
         self.private, self.gated = private, False
@@ -132,7 +132,7 @@ class Repo:
 
 
 class Refused(Exception):
-    """An answer that is an error: status, message, the Hub's code for it, further headers."""
+    """An error response: status, message, the Hub's error code, further headers."""
 
     def __init__(self, status, message, code=None, body=None, **headers):
         super().__init__(message)
@@ -143,7 +143,7 @@ class Refused(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads a request, has a route answer it, writes the answer: `(status, content, headers)`."""
+    """Answers a request with the `(status, content, headers)` that its route returns."""
 
     protocol_version = "HTTP/1.1"
     hub = None
@@ -197,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         return None, None, None
 
     def handle(self):
-        with contextlib.suppress(ConnectionError, ValueError):  # of a client that has gone
+        with contextlib.suppress(ConnectionError, ValueError):  # the client may have disconnected
             super().handle()
 
     def log_message(self, *args):
@@ -206,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class HubHandler(Handler):
     def user(self):
-        """The name of the user; `None` without a token."""
+        """The user's name, or `None` without a token."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.tokens:
             raise Refused(401, "Invalid credentials in Authorization header")
@@ -218,7 +218,7 @@ class HubHandler(Handler):
         repo = self.hub.repos.get(name)
         if repo is None or repo.private and not owner:
             if user is None:
-                # Over HTTPS the client goes by the status alone.
+                # Over HTTPS the client only looks at the status.
                 raise Refused(401, "Invalid username or password.", "RepoNotFound")
             raise Refused(404, "Repository not found", "RepoNotFound")
         if write and not owner:
@@ -240,7 +240,7 @@ class HubHandler(Handler):
         if name in self.hub.repos:
             message = "You already created this model repo"
             raise Refused(409, message, body={"error": message, "url": url})
-        # `private` is what older clients say.
+        # Older clients send `private`.
         self.hub.repos[name] = Repo(asked.get("visibility") == "private" or asked.get("private"))
         return 200, {"url": url, "name": name}, {}
 
@@ -389,7 +389,7 @@ class HubHandler(Handler):
 
 
 class StorageHandler(Handler):
-    """The host that LFS objects lie on: signed addresses, no tokens."""
+    """The host of the LFS objects: signed URLs, no tokens."""
 
     def check(self, signature):
         self.hub.leaked |= "Authorization" in self.headers

@@ -1,4 +1,4 @@
-"""What is in the cache is whole, whatever happened on the way there."""
+"""Directories in the cache are complete, whatever happens while they are made."""
 
 import errno
 import pathlib
@@ -11,8 +11,8 @@ import pytest
 from keras_encnet.presets import cache
 from keras_encnet.presets.cache import cache_directory, cached
 
-# Starts to fill a directory and waits before it finishes. It imports two files instead of the package,
-# which takes seconds.
+# Fills a directory and waits in the middle. It imports two files instead of the package, which would
+# take seconds.
 CHILD = """
 import importlib.util, pathlib, sys, time, types
 package = sys.modules["keras_encnet"] = types.ModuleType("keras_encnet")
@@ -54,7 +54,7 @@ def fill(directory):
     (directory / "second").write_text("2")
 
 
-def test_where_it_is(monkeypatch, tmp_path):
+def test_location(monkeypatch, tmp_path):
     assert cache_directory() == tmp_path / "cache"
     monkeypatch.setenv("KERAS_ENCNET_CACHE", "~/models")
     assert cache_directory() == pathlib.Path.home() / "models"
@@ -76,13 +76,13 @@ def test_no_home_directory(monkeypatch):
         cache_directory()
 
 
-def test_it_is_made_once(directory):
+def test_a_directory_is_made_once(directory):
     made = []
 
-    def make(beside):
-        made.append(beside)
-        assert not any(beside.iterdir()) and not (directory / "presets" / "model").exists()
-        fill(beside)
+    def make(unfinished):
+        made.append(unfinished)
+        assert not any(unfinished.iterdir()) and not (directory / "presets" / "model").exists()
+        fill(unfinished)
 
     for _ in range(2):
         assert cached("presets/model", make) == directory / "presets" / "model"
@@ -90,30 +90,30 @@ def test_it_is_made_once(directory):
     assert {path.name for path in (directory / "presets" / "model").iterdir()} == {"first", "second"}
 
 
-def left(directory):
+def leftovers(directory):
     return [path for path in directory.rglob("*") if path.suffix != ".lock" and path.name != "presets"]
 
 
-def test_what_fails_leaves_nothing(directory):
-    def make(beside):
-        fill(beside)
+def test_failure_leaves_nothing(directory):
+    def make(unfinished):
+        fill(unfinished)
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="^damaged$"):
         cached("presets/model", make)
-    assert left(directory) == []
+    assert leftovers(directory) == []
     assert cached("presets/model", fill).is_dir()
 
 
 def wait_until_begun(directory, process):
-    """Waits until a process has begun to fill the cache; returns the directory that it fills."""
+    """Waits until a process has begun to fill a directory, and returns that directory."""
     while not (begun := list(directory.glob("presets/.model-unfinished-*/*/first"))):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     return begun[0].parent
 
 
-def test_two_processes_do_the_work_once(tmp_path, directory):
+def test_only_one_of_two_processes_does_the_work(tmp_path, directory):
     first = child(tmp_path)
     wait_until_begun(directory, first)
     second = child(tmp_path)
@@ -124,30 +124,30 @@ def test_two_processes_do_the_work_once(tmp_path, directory):
     assert (tmp_path / "log").read_text() == "made\n"
 
 
-def test_a_kill_leaves_nothing_that_passes_for_whole(tmp_path, directory):
+def test_kill_leaves_nothing_that_looks_complete(tmp_path, directory):
     process = child(tmp_path)
-    beside = wait_until_begun(directory, process)
+    leftover = wait_until_begun(directory, process)
     process.kill()
     process.communicate()
-    assert beside.is_dir() and not (directory / "presets" / "model").exists()
+    assert leftover.is_dir() and not (directory / "presets" / "model").exists()
 
-    def make(beside):
-        assert not any(beside.iterdir())
-        (beside / "third").write_text("3")
+    def make(unfinished):
+        assert not any(unfinished.iterdir())
+        (unfinished / "third").write_text("3")
 
     found = cached("presets/model", make)
     assert [path.name for path in found.iterdir()] == ["third"]
-    assert not beside.exists()
+    assert not leftover.exists()
 
 
-def test_a_cache_that_cannot_be_written(directory):
+def test_unwritable_cache(directory):
     directory.write_text("a file in its place")
     with pytest.raises(OSError, match=r"cannot be written .*KERAS_ENCNET_CACHE") as caught:
         cached("presets/model", fill)
     assert str(directory) in str(caught.value)
 
 
-def test_a_file_in_the_place_of_the_preset(directory):
+def test_file_instead_of_the_preset(directory):
     (directory / "presets").mkdir(parents=True)
     (directory / "presets" / "model").write_text("")
     with pytest.raises(OSError, match="model exists and is not an empty directory"):
@@ -155,7 +155,7 @@ def test_a_file_in_the_place_of_the_preset(directory):
 
 
 @pytest.mark.parametrize("name", ["mkdir", "rename"])
-def test_a_cache_that_is_read_only(name, monkeypatch, directory):
+def test_read_only_cache(name, monkeypatch, directory):
     def refuse(path, *_, **__):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
@@ -163,7 +163,7 @@ def test_a_cache_that_is_read_only(name, monkeypatch, directory):
     with pytest.raises(OSError, match=r"cannot be written \(.*Read-only file system"):
         cached("presets/model", fill)
     monkeypatch.undo()
-    assert left(directory) == []
+    assert leftovers(directory) == []
 
 
 @pytest.mark.parametrize(
@@ -173,19 +173,19 @@ def test_a_cache_that_is_read_only(name, monkeypatch, directory):
         OSError("Can't write data (errno = 28, error message = 'No space left on device')"),
     ],
 )
-def test_a_full_disk(error, directory):
-    def make(beside):
-        fill(beside)
+def test_full_disk(error, directory):
+    def make(unfinished):
+        fill(unfinished)
         raise error
 
     with pytest.raises(OSError, match="disk is full.*KERAS_ENCNET_CACHE") as caught:
         cached("presets/model", make)
     assert str(directory) in str(caught.value)
-    assert left(directory) == []
+    assert leftovers(directory) == []
 
 
-def test_other_errors_keep_their_words():
-    def make(beside):
+def test_other_errors_are_unchanged():
+    def make(unfinished):
         raise PermissionError(errno.EACCES, "Permission denied", "/secret/file")
 
     with pytest.raises(PermissionError, match="/secret/file"):

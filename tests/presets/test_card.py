@@ -1,4 +1,4 @@
-"""The model card: a valid header, and what a reader needs to use the model."""
+"""The model card has a valid header and shows how to use the model."""
 
 import re
 
@@ -21,7 +21,7 @@ def split(card):
     return yaml.safe_load(header), body
 
 
-def test_the_header_is_what_the_hub_reads(model):
+def test_header_is_valid_for_the_hub(model):
     header, _ = split(model_card(model, "ada/streets", datasets=["ada/photos"]))
     assert header == {
         "library_name": "keras",
@@ -31,12 +31,12 @@ def test_the_header_is_what_the_hub_reads(model):
         "datasets": ["ada/photos"],
     }
     header, body = split(model_card(model, "ada/streets", licence=None))
-    assert "license" not in header and "Not named" in body
-    # What YAML would read as something else stays text.
+    assert "license" not in header and "Not stated" in body
+    # Text that YAML would parse as another type stays text.
     assert split(model_card(model, "ada/streets", licence="no: 1"))[0]["license"] == "no: 1"
 
 
-def test_how_to_load_and_to_use_it(model):
+def test_usage(model):
     _, body = split(model_card(model, "hf://ada/streets"))
     code = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     assert 'model = EncNet.from_preset("hf://ada/streets")' in code[0]
@@ -56,7 +56,7 @@ def test_labels_and_network(model):
     assert "`0` class 0, `1` class 1" in model_card(nameless, "ada/streets")
 
 
-def test_figures_where_there_are_any(model):
+def test_figures_only_if_given(model):
     assert "## Figures" not in model_card(model, "ada/streets")
     published = {"mIoU": 42.61, "mIoU, flipped": 44.01}
     _, body = split(model_card(model, "ada/streets", published=published, measured={"mIoU": "42.6"}))
@@ -88,7 +88,7 @@ def test_picture_source_terms_and_citation(model):
     assert bibtex.startswith("@misc{ada") and "@InProceedings{Zhang_2018_CVPR" in bibtex
 
 
-def test_nothing_unfilled_and_no_gaps(model):
+def test_no_placeholders_and_no_gaps(model):
     for card in (model_card(model, "ada/streets"), model_card(model, "ada/streets", picture="a.png")):
         assert "$" not in card and "None" not in card and "\n\n\n" not in card
         assert card.endswith("```\n")

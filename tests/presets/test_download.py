@@ -1,4 +1,4 @@
-"""Downloads from a server that breaks off, lies and refuses, on this machine."""
+"""Downloads from a local server that breaks off, lies and refuses."""
 
 import errno
 import hashlib
@@ -7,8 +7,10 @@ import importlib
 import io
 import re
 import socket
+import sys
 import threading
 import time
+import types
 import zipfile
 
 import numpy as np
@@ -22,14 +24,14 @@ SHA256, SHA1 = hashlib.sha256(CONTENT).hexdigest(), hashlib.sha1(CONTENT).hexdig
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Sends `content`, in the way that the attributes say; notes what it was asked for."""
+    """Sends `content` as its attributes specify, and records the requested ranges."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.version, self.asked = CONTENT, {"ETag": '"1"'}, []
-        self.break_after = []  # bytes of each answer, one after the other; then all of them
-        self.statuses = []  # of the answers, one after the other; then 200 or 206
-        self.ranges = self.conditions = self.says_length = True
+        self.break_after = []  # bytes to send in the first answers; later ones are complete
+        self.statuses = []  # of the first answers; later ones are 200 or 206
+        self.ranges = self.conditions = self.sends_length = True
         self.url = f"http://127.0.0.1:{self.server_port}/models/weights-{SHA256[:8]}.pth"
 
 
@@ -55,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.send_error(416)
         body = server.content[start:]
         self.send_response(status)
-        if server.says_length:
+        if server.sends_length:
             self.send_header("Content-Length", str(len(body)))
         if status == 206:
             end, length = len(server.content) - 1, len(server.content)
@@ -95,17 +97,17 @@ def files(path):
     "checks",
     [{}, {"sha256": SHA256}, {"sha256": SHA256[:8].upper()}, {"sha1": SHA1, "sha256": SHA256}],
 )
-def test_a_file_arrives(server, path, checks, capsys):
+def test_file_arrives(server, path, checks, capsys):
     assert download(server.url, path, **checks) == path
     assert path.read_bytes() == CONTENT
     assert files(path) == {"weights.pth"}
     assert capsys.readouterr() == ("", "")
-    # The second time it is there.
+    # The second time the file is there.
     assert download(server.url, str(path), **checks) == path
     assert server.asked == [None]
 
 
-def test_a_broken_transfer_goes_on_where_it_broke(server, path):
+def test_broken_transfer_resumes(server, path):
     server.break_after = [100_000, 50_000]
     download(server.url, path, sha256=SHA256)
     assert path.read_bytes() == CONTENT
@@ -115,11 +117,11 @@ def test_a_broken_transfer_goes_on_where_it_broke(server, path):
 @pytest.mark.parametrize(
     "version", [{"ETag": '"1"'}, {"Last-Modified": "Sun, 21 Jun 2020 22:09:58 GMT"}]
 )
-def test_another_process_goes_on_where_the_first_was_killed(server, path, monkeypatch, version):
+def test_another_process_resumes_after_a_kill(server, path, monkeypatch, version):
     server.version = version
     server.break_after = [100_000]
     monkeypatch.setattr(module, "TRIES", 1)
-    with pytest.raises(ConnectionError, match=r"closed after .* 100000 bytes .* are kept"):
+    with pytest.raises(ConnectionError, match=r"closed after .* 100000 bytes .*are kept"):
         download(server.url, path)
     assert not path.exists()
     assert path.with_name("weights.pth.part").read_bytes() == CONTENT[:100_000]
@@ -145,7 +147,7 @@ def test_killed_between_the_last_byte_and_the_check(server, path, monkeypatch):
     assert path.read_bytes() == CONTENT and server.asked == []
 
 
-def test_a_server_that_knows_no_ranges(server, path, monkeypatch):
+def test_server_without_ranges(server, path, monkeypatch):
     server.ranges = False
     broken(server, path, monkeypatch)
     download(server.url, path)
@@ -154,22 +156,22 @@ def test_a_server_that_knows_no_ranges(server, path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", [{}, {"ETag": 'W/"1"'}])
-def test_a_server_that_does_not_say_which_file_it_is(server, path, monkeypatch, version):
+def test_server_that_does_not_identify_the_file(server, path, monkeypatch, version):
     server.version = version
     broken(server, path, monkeypatch)
     download(server.url, path)
     assert path.read_bytes() == CONTENT and server.asked == [None]
 
 
-def test_a_server_that_does_not_say_how_long_it_is(server, path):
-    server.says_length = False
+def test_server_that_does_not_send_the_length(server, path):
+    server.sends_length = False
     download(server.url, path, sha256=SHA256)
     assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("conditions", [True, False])
 @pytest.mark.parametrize("content", [CONTENT[::-1], CONTENT[::-1] + b"longer", CONTENT[50_000::-1]])
-def test_a_file_that_changed_meanwhile(server, path, monkeypatch, content, conditions):
+def test_file_that_changed_in_between(server, path, monkeypatch, content, conditions):
     broken(server, path, monkeypatch)
     server.content, server.version, server.conditions = content, {"ETag": '"2"'}, conditions
     download(server.url, path)
@@ -177,7 +179,7 @@ def test_a_file_that_changed_meanwhile(server, path, monkeypatch, content, condi
     assert server.asked[0] == "bytes=100000-"
 
 
-def test_a_file_that_changed_under_the_same_version(server, path, monkeypatch):
+def test_file_that_changed_under_the_same_version(server, path, monkeypatch):
     broken(server, path, monkeypatch)
     server.content = CONTENT + b"longer"
     download(server.url, path)
@@ -185,7 +187,7 @@ def test_a_file_that_changed_under_the_same_version(server, path, monkeypatch):
 
 
 @pytest.mark.parametrize("part", [CONTENT + b"more", b""])
-def test_a_part_that_cannot_be_one(server, path, monkeypatch, part):
+def test_impossible_part(server, path, monkeypatch, part):
     broken(server, path, monkeypatch)
     path.with_name("weights.pth.part").write_bytes(part)
     download(server.url, path)
@@ -193,21 +195,21 @@ def test_a_part_that_cannot_be_one(server, path, monkeypatch, part):
 
 
 @pytest.mark.parametrize("state", ["", "{", "[]", '{"url": 1}', "null"])
-def test_a_part_whose_record_is_damaged(server, path, monkeypatch, state):
+def test_part_with_a_damaged_state(server, path, monkeypatch, state):
     broken(server, path, monkeypatch)
     path.with_name("weights.pth.part.json").write_text(state)
     download(server.url, path)
     assert path.read_bytes() == CONTENT and server.asked == [None]
 
 
-def test_a_part_of_another_address(server, path, monkeypatch):
+def test_part_from_another_address(server, path, monkeypatch):
     broken(server, path, monkeypatch)
     download(server.url + "?v=2", path)
     assert path.read_bytes() == CONTENT and server.asked == [None]
 
 
 @pytest.mark.parametrize("checks", [{"sha256": "deadbeef"}, {"sha1": SHA1[::-1]}])
-def test_a_wrong_checksum(server, path, checks):
+def test_wrong_checksum(server, path, checks):
     with pytest.raises(ValueError) as caught:
         download(server.url, path, **checks)
     (expected,) = checks.values()
@@ -216,7 +218,7 @@ def test_a_wrong_checksum(server, path, checks):
     assert files(path) == set()
 
 
-def test_a_damaged_file_that_was_there(server, path):
+def test_existing_file_that_is_damaged(server, path):
     path.parent.mkdir()
     path.write_bytes(b"not it")
     with pytest.raises(ValueError, match="deleted"):
@@ -233,7 +235,7 @@ def zipped(member="weights.pth"):
     return buffer.getvalue()
 
 
-def test_the_checksum_of_a_member(server, path):
+def test_checksum_of_a_member(server, path):
     server.content = zipped()
     download(server.url, path, sha1=SHA1, member="weights.pth")
     assert path.read_bytes() == server.content
@@ -247,42 +249,42 @@ def test_the_checksum_of_a_member(server, path):
         (zipped()[:150_000] + b"x" + zipped()[150_001:], "none|CRC"),
     ],
 )
-def test_the_checksum_of_a_member_that_is_not_there(server, path, content, reason):
+def test_member_that_is_missing_or_damaged(server, path, content, reason):
     server.content = content
-    with pytest.raises(ValueError, match=f"damaged.*({reason})"):
+    with pytest.raises(ValueError, match=f"Received: .*({reason}).*damaged"):
         download(server.url, path, sha1=SHA1, member="weights.pth")
     assert files(path) == set()
 
 
 @pytest.mark.parametrize("digits", ["", "1234567", "g" * 8, "0" * 65])
-def test_what_is_no_checksum(server, path, digits):
-    with pytest.raises(ValueError, match="hexadecimal"):
+def test_invalid_checksum(server, path, digits):
+    with pytest.raises(ValueError, match=f"8 to 64 hexadecimal digits. Received: {digits!r}"):
         download(server.url, path, sha256=digits)
     assert server.asked == []
 
 
 @pytest.mark.parametrize("url", ["ftp://host/file", "file:///etc/passwd", "weights.pth", "data:,x"])
-def test_only_the_web(path, url):
-    with pytest.raises(ValueError, match="http:// or https://"):
+def test_only_http(path, url):
+    with pytest.raises(ValueError, match=f"http:// or https://. Received: {url!r}"):
         download(url, path)
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1:1/x"])
-def test_not_elsewhere_by_a_redirection_either(server, path, location):
+def test_redirect_to_another_scheme(server, path, location):
     server.statuses, server.location = [302], location
     with pytest.raises(ConnectionError):
         download(server.url, path)
     assert files(path) == set()
 
 
-def test_a_redirection_on_the_web(server, path):
+def test_redirect(server, path):
     server.statuses, server.location = [302], server.url + "?moved"
     download(server.url, path, sha256=SHA256)
     assert server.asked == [None, None]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_server_that_refuses(server, path, status):
+def test_server_that_refuses(server, path, status):
     server.statuses = [status]
     with pytest.raises(
         ConnectionError, match=rf"answered {status} .*put it at .*weights\.pth"
@@ -292,7 +294,7 @@ def test_a_server_that_refuses(server, path, status):
     assert server.asked == [None] and files(path) == set()
 
 
-def test_a_server_that_is_busy(server, path):
+def test_busy_server(server, path):
     server.statuses = [503, 429, 500]
     download(server.url, path)
     assert path.read_bytes() == CONTENT
@@ -301,17 +303,17 @@ def test_a_server_that_is_busy(server, path):
         download(server.url, path.with_name("other"))
 
 
-def test_a_server_that_breaks_off_again_and_again(server, path):
+def test_server_that_keeps_breaking_off(server, path):
     server.break_after = [0] * 5
     with pytest.raises(ConnectionError, match="failed 5 times in a row.*0 of 300000 bytes"):
         download(server.url, path)
-    # Each try that brings something gives hope.
+    # Tries that receive something don't count.
     server.break_after = [10] * 20
     download(server.url, path)
     assert path.read_bytes() == CONTENT
 
 
-def test_a_server_that_says_nothing(server, path, monkeypatch):
+def test_silent_server(server, path, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT", 0.2)
     monkeypatch.setattr(module, "TRIES", 2)
     server.statuses = ["silence"] * 2
@@ -335,7 +337,7 @@ def test_no_network(path, monkeypatch):
     assert files(path) == set()
 
 
-def test_nobody_listens(server, path):
+def test_nothing_listens(server, path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -350,13 +352,13 @@ def test_offline(server, path, monkeypatch, value):
         download(server.url, path)
     assert server.url in str(caught.value) and str(path) in str(caught.value)
     assert server.asked == [] and not path.parent.exists()
-    # A file that somebody put there is taken.
+    # A file put there by hand is used.
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     assert download(server.url, path, sha256=SHA256) == path
 
 
-def test_a_full_disk(server, path, monkeypatch):
+def test_full_disk(server, path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, _):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -368,27 +370,45 @@ def test_a_full_disk(server, path, monkeypatch):
     assert not isinstance(caught.value, ConnectionError) and not path.exists()
 
 
-def test_a_directory_that_cannot_be_written(server, path):
+def test_unwritable_directory(server, path):
     path.parent.write_text("a file in its place")
     with pytest.raises(OSError, match="cannot be written.*KERAS_ENCNET_CACHE"):
         download(server.url, path)
     assert server.asked == []
 
 
-def test_a_progress_bar(server, path, capsys, monkeypatch):
+@pytest.fixture
+def no_overrides(monkeypatch):
+    """Removes the variables with which Rich takes anything for a terminal."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TERM", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_progress_bar(server, path, capsys, monkeypatch, no_overrides):
     server.break_after = [100_000]
     download(server.url, path, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert server.url in err and "100% ━━━━━━━━━━━━━━━━━━━━ 0.3/0.3 MB" in err
-    assert "\nThe connection broke (it closed after 100000 of 300000 bytes); trying again …\n" in err
+    assert server.url in err and re.search("100% ━{20,} 300.0/300.0 kB", err)
+    assert "\nThe connection broke (it closed after 100000 of 300000 bytes). Trying again …\n" in err
     assert err.endswith("\n")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     download(server.url, path.with_name("in a terminal"))
     assert "100%" in capsys.readouterr().err
+    download(server.url, path.with_name("silent"), progress=False)
+    assert capsys.readouterr() == ("", "")
 
 
-def test_a_release_comes_under_its_own_name(server, tmp_path, monkeypatch):
+def test_progress_bar_in_a_notebook(server, path, capsys, monkeypatch, no_overrides):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    server.break_after = [100_000]
+    download(server.url, path)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert server.url in out and "100%" in out and "Trying again" in out
+
+
+def test_release_keeps_its_name(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_ENCNET_CACHE", str(tmp_path))
     release = {"url": server.url, "format": "mmsegmentation", "sha256": SHA256[:8]}
     path = module.download_release(release)

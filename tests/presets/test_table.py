@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from keras_encnet import EncNet, list_presets
-from keras_encnet.inference.segmenting import _views, evaluation_rule
+from keras_encnet.inference.geometry import evaluation_rule
+from keras_encnet.inference.segmenting import views_of
 from keras_encnet.models.resnet import BACKBONES
 from keras_encnet.presets.table import (
     SHORT_NAMES,
@@ -112,14 +113,14 @@ def test_pytorch_encodings_models_are_as_published(row):
     assert preset.licence == "MIT"
 
 
-def test_sixteen_models_and_no_others():
+def test_there_are_sixteen_models():
     assert NAMES == [row[0] for row in rows(OPENMMLAB) + rows(ENCODING)]
     assert len(set(NAMES)) == 16
     assert set(SHORT_NAMES.values()) < set(NAMES)
     assert not set(SHORT_NAMES) & set(NAMES)
 
 
-def test_a_record_shows_and_compares_its_seven_figures():
+def test_record_shows_and_compares_its_first_seven_fields():
     preset = PRESETS["ade20k_r50_512x512_160k"]
     assert repr(preset) == (
         "Preset(name='ade20k_r50_512x512_160k', dataset='ADE20K', backbone='resnet50', "
@@ -142,7 +143,8 @@ def test_encnet_takes_the_architecture(name):
     assert arguments["palette"].shape == (arguments["num_classes"], 3)
 
 
-def test_a_caller_cannot_spoil_the_table():
+def test_callers_cannot_change_the_table():
+    find("cityscapes_r50").palette[0] = 7
     preset = find("cityscapes_r50")
     architecture(preset)["evaluation"]["resize"][0] = 7
     architecture(preset)["palette"][0] = 7
@@ -150,7 +152,7 @@ def test_a_caller_cannot_spoil_the_table():
     assert preset.palette[0].tolist() == [128, 64, 128]
 
 
-def test_a_small_network_of_the_architecture():
+def test_small_network_of_the_architecture():
     arguments = architecture(find("pascal_context_r50s"))
     pixels = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(4, 8, strides=8, padding="same")(pixels)
@@ -160,36 +162,33 @@ def test_a_small_network_of_the_architecture():
     assert model.get_config()["evaluation"] == arguments["evaluation"]
 
 
-def views(name, size, **options):
-    preset = PRESETS[name]
-    ratios = tuple(options.get("ratios", (1.0,)))
-    rule = evaluation_rule(preset.evaluation, None, None, None, ratios, options.get("protocol"))
-    return _views(size, rule, ratios)
+def views(name, size, ratios=(1.0,), protocol=None, flip=False):
+    """Size, first rows and columns of the windows, and their size, for each view of an image."""
+    rule = evaluation_rule(PRESETS[name].evaluation, ratios=tuple(ratios), protocol=protocol)
+    for axes in views_of(size, rule, tuple(ratios)):
+        starts = ([int(axis.start(i)) for i in range(axis.count)] for axis in axes)
+        yield tuple(axis.view for axis in axes), *starts, tuple(axis.length for axis in axes)
 
 
-def test_segment_goes_about_it_as_the_authors_did():
-    (view,) = views("cityscapes_r50_769x769_80k", (1024, 2048))
-    assert view.size == (1025, 2049)
-    assert (view.tops, view.lefts, view.window) == ([0, 256], [0, 513, 1026, 1280], (769, 769))
-    (view,) = views("cityscapes_r101_512x1024_80k", (1024, 2048))
-    assert (view.size, view.window) == ((1024, 2048), (1024, 2048))
-    (view,) = views("ade20k_r101_512x512_160k", (256, 300))
-    assert view.size == (512, 600)
-    (view,) = views("ade20k_r101s", (300, 400))
-    assert (view.size, view.tops, view.lefts) == ((480, 640), [0], [0, 384])
+def test_evaluation_is_that_of_the_authors():
+    ((size, tops, lefts, window),) = views("cityscapes_r50_769x769_80k", (1024, 2048))
+    assert size == (1025, 2049)
+    assert (tops, lefts, window) == ([0, 256], [0, 513, 1026, 1280], (769, 769))
+    ((size, _, _, window),) = views("cityscapes_r101_512x1024_80k", (1024, 2048))
+    assert (size, window) == ((1024, 2048), (1024, 2048))
+    ((size, *_),) = views("ade20k_r101_512x512_160k", (256, 300))
+    assert size == (512, 600)
+    ((size, tops, lefts, _),) = views("ade20k_r101s", (300, 400))
+    assert (size, tops, lefts) == ((480, 640), [0], [0, 384])
 
 
-def test_several_scales_as_published():
+def test_multi_scale_evaluation_is_that_of_the_authors():
     ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     for preset in PRESETS.values():
         protocol = "mmsegmentation-0.x" if preset.source.startswith("mmseg") else "pytorch-encoding"
         assert preset.multi_scale == {"protocol": protocol, "ratios": ratios, "flip": True}
-    sizes = [
-        view.size
-        for view in views(
-            "ade20k_r50_512x512_160k", (512, 683), **PRESETS["ade20k_r50_512x512_160k"].multi_scale
-        )
-    ]
+    name = "ade20k_r50_512x512_160k"
+    sizes = [size for size, *_ in views(name, (512, 683), **PRESETS[name].multi_scale)]
     assert [min(size) for size in sizes] == [256, 384, 512, 640, 768, 896]
 
 
@@ -219,14 +218,14 @@ def test_class_names_and_colours():
     assert all(name == name.strip() for table in colours.values() for name in table)
 
 
-def test_what_the_models_may_be_used_for_is_said():
+def test_terms_and_citations():
     for preset in PRESETS.values():
         assert "https://" in preset.terms and preset.home.startswith("https://github.com/")
         assert preset.citation.startswith("@InProceedings{Zhang_2018_CVPR,")
         assert preset.hub is None or set(preset.hub) == {"repo", "revision", "sha256"}
 
 
-def test_the_paper_is_cited_alike_everywhere():
+def test_citation_is_the_same_everywhere():
     readme = pathlib.Path(__file__).parents[2] / "README.md"
     assert f"```bibtex\n{bibtex()}\n```" in readme.read_text("utf-8")
     assert {preset.citation for preset in PRESETS.values()} == {bibtex()}
@@ -247,12 +246,12 @@ def test_the_paper_is_cited_alike_everywhere():
         ("encnet_resnet101s_pcontext", "pascal_context_r101s"),
     ],
 )
-def test_names_as_people_write_them(given, expected):
+def test_spellings_of_names(given, expected):
     assert find(given).name == expected
 
 
 @pytest.mark.parametrize("name", ["ade20k", "ade20k_r102", "", "hf://ade20k_r101", "./ade20k_r101"])
-def test_other_names_are_nobodys(name):
+def test_unknown_names(name):
     assert find(name) is None
 
 
@@ -265,11 +264,11 @@ def test_other_names_are_nobodys(name):
         ("pascal-r101s", "pascal_context_r101s"),
     ],
 )
-def test_near_names_are_suggested(given, expected):
+def test_similar_names_are_suggested(given, expected):
     assert suggestion(given) == f" Did you mean {expected!r}?"
 
 
-def test_far_names_are_not():
+def test_other_names_are_not_suggested():
     assert suggestion("zzz") == ""
     assert suggestion("resnet50x", [b.name for b in list_backbones()]).startswith(
         " Did you mean 'resnet50"

@@ -5,7 +5,7 @@ from live import running
 
 @pytest.fixture(scope="session")
 def packages():
-    """What the server needs and the package does not."""
+    """Skips tests where a package that the server needs is missing."""
     for name in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client"):
         pytest.importorskip(name)
 
@@ -19,7 +19,7 @@ def model(packages, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(model):
-    """One for all tests that leave it as it was, with limits small enough to be exceeded."""
+    """A server shared by all tests that do not change it, with limits small enough to exceed."""
     options = ("--max-body", 300_000, "--max-pixels", 1_000_000, "--body-timeout", 1.5)
     with running(model, *options) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A model with the inputs and outputs of an exported EncNet, whose answers one can work out by hand."""
+"""A model with the inputs and outputs of an exported EncNet, but with simple answers."""
 
 import json
 
@@ -9,16 +9,16 @@ PALETTE = [[200, 30, 40], [10, 150, 60], [20, 60, 210]]
 
 
 def answer(image):
-    """What the model says of `uint8` `(height, width, 3)`: the strongest channel of each pixel, the
-    first one on ties, and how strong each is on average."""
+    """The model's labels and presence for a `uint8` image `(height, width, 3)`: the strongest channel
+    of each pixel (on ties, the first) and the mean of each channel."""
     return image.argmax(-1).astype("uint8"), image.mean((0, 1), "float32") / 255
 
 
 def write(path, *, metadata=None, presence=True, size=("batch", "height", "width"), labels="labels"):
     """Writes the model as ONNX.
 
-    Each call takes about as many milliseconds as the strongest red of the first pixels says: what a
-    test needs slow, it makes red there.
+    A call takes about as many milliseconds as the largest red value among the images' first pixels, so
+    that tests can make images slow.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and images to send it."""
+"""A server in a separate process, and images to send to it."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ SERVING = Path(__file__).parents[2] / "examples" / "serving"
 
 
 class Server:
-    """A server in a process of its own, and the questions that a client asks it."""
+    """A server in a separate process, and requests to it."""
 
     def __init__(self, process, port):
         self.process, self.port = process, port
@@ -66,7 +66,7 @@ class Server:
 
 
 def reply(connection):
-    """`(status, headers, bytes)` of an answer that comes over a raw connection."""
+    """`(status, headers, bytes)` of the answer on a raw connection."""
     answer = http.client.HTTPResponse(connection)
     answer.begin()
     return answer.status, answer.headers, answer.read()
@@ -82,7 +82,7 @@ def running(model, *options):
         "0",
         *map(str, options),
     ]
-    # Nothing of ours is needed beside it.
+    # The server must not need this package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -96,9 +96,9 @@ def running(model, *options):
 
 
 def photo(height=48, width=64, work=0, seed=0):
-    """Random `uint8` pixels, and about as many milliseconds of `work` for the fake model."""
+    """Random `uint8` pixels, for which the fake model takes about `work` milliseconds."""
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), "uint8")
-    image[:16, :16] = 0  # however it is compressed
+    image[:16, :16] = 0  # a complete block, so that JPEG keeps the first pixel
     image[0, 0, 0] = work
     return image
 

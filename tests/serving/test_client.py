@@ -16,7 +16,7 @@ LABELS = png(np.arange(12, dtype="uint8").reshape(3, 4))
 
 
 class Fake(http.server.BaseHTTPRequestHandler):
-    """Answers as TensorFlow Serving's REST interface does, in its row format."""
+    """Answers like TensorFlow Serving's REST interface, in its row format."""
 
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -63,7 +63,7 @@ def fake():
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "street.png").write_bytes(png(photo()))
-    (tmp_path / "notes.jpg").write_text("no image")
+    (tmp_path / "notes.jpg").write_text("not an image")
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def client(folder, port, *arguments):
     return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
 
 
-def test_a_photo_gets_its_label_map_beside_it(fake, folder):
+def test_the_label_map_is_written_next_to_the_photo(fake, folder):
     done = client(folder, fake.server_port, "street.png")
     assert (done.returncode, done.stdout) == (0, "street.labels.png\n")
     labels = np.asarray(Image.open(folder / "street.labels.png"))
@@ -86,7 +86,7 @@ def test_a_photo_gets_its_label_map_beside_it(fake, folder):
     }
 
 
-def test_what_is_no_image_is_named_and_the_others_are_done(fake, folder):
+def test_invalid_images_are_named_and_the_others_segmented(fake, folder):
     done = client(folder, fake.server_port, "notes.jpg", "missing.jpg", "street.png")
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
@@ -96,7 +96,7 @@ def test_what_is_no_image_is_named_and_the_others_are_done(fake, folder):
     assert names == ["notes.jpg", "street.labels.png", "street.png"]
 
 
-def test_a_server_that_refuses_or_is_gone_is_named(fake, folder):
+def test_a_server_that_refuses_or_is_missing_is_named(fake, folder):
     done = client(folder, fake.server_port, "street.png", "--model", "other")
     assert done.returncode == 1
     assert "404" in done.stderr and "Servable not found" in done.stderr
@@ -104,7 +104,7 @@ def test_a_server_that_refuses_or_is_gone_is_named(fake, folder):
         port = unused.server_port
     done = client(folder, port, "street.png")
     assert done.returncode == 1
-    assert "is the server running?" in done.stderr
+    assert "Is the server running?" in done.stderr
     assert "Traceback" not in done.stderr
     done = client(folder, port, "street.png", "--url", f"localhost:{port}")
-    assert "begins with http://" in done.stderr
+    assert "must begin with http://" in done.stderr and f"'localhost:{port}'" in done.stderr

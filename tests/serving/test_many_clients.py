@@ -1,4 +1,4 @@
-"""What the server promises to many clients at once, over a real socket."""
+"""The server's promises to many simultaneous clients, over a real socket."""
 
 import collections
 import signal
@@ -11,7 +11,7 @@ import pytest
 from live import photo, png, reply, running
 
 pytestmark = pytest.mark.usefixtures("packages")
-SLOW = 250  # of work: a quarter of a second, more or less
+SLOW = 250  # milliseconds of work, roughly
 
 
 def together(server, bodies, accept="application/json"):
@@ -22,11 +22,11 @@ def together(server, bodies, accept="application/json"):
 def wait_until(condition, seconds=10):
     end = time.perf_counter() + seconds
     while not condition():
-        assert time.perf_counter() < end, "it never came true"
+        assert time.perf_counter() < end, "the condition never became true"
         time.sleep(0.01)
 
 
-def test_images_of_one_size_are_run_together_and_answered_each_its_own(model):
+def test_images_of_one_size_are_batched_and_each_gets_its_own_answer(model):
     images = [photo(seed=seed) for seed in range(8)] + [photo(40, 40, seed=seed) for seed in range(3)]
     with running(model, "--workers", 1, "--max-batch", 4, "--max-wait", 2000) as server:
         answers = together(server, [png(image) for image in images])
@@ -39,7 +39,7 @@ def test_images_of_one_size_are_run_together_and_answered_each_its_own(model):
 
 
 def test_several_images_are_in_flight(model):
-    """While one client waits for a slow image, another gets its own."""
+    """A client gets its answer while another waits for a slow image."""
     with running(model, "--workers", 2) as server, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(server.segment, png(photo(work=255, seed=1)))
         wait_until(lambda: server.metric("encnet_requests_in_flight") == 1)
@@ -48,11 +48,11 @@ def test_several_images_are_in_flight(model):
         assert slow.result()[0] == 200
 
 
-def test_too_many_are_refused_at_once_and_the_rest_answered(model):
+def test_excess_images_are_refused_immediately_and_the_others_answered(model):
     options = ("--max-latency", 1.5, "--workers", 1, "--max-batch", 1)
     with running(model, *options) as server:
         body = png(photo(work=SLOW))
-        server.segment(body)  # from which it knows how slow this is
+        server.segment(body)  # so that the server knows the cost
         counts, refusals = collections.Counter(), []
         end = time.perf_counter() + 3
 
@@ -76,7 +76,7 @@ def test_too_many_are_refused_at_once_and_the_rest_answered(model):
         assert server.segment(png(photo()))[0] == 200
 
 
-def test_a_busy_server_refuses_before_it_reads(model):
+def test_a_busy_server_refuses_before_reading_the_body(model):
     options = ("--max-queue", 1, "--workers", 1)
     with running(model, *options) as server, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(server.segment, png(photo(work=255)))
@@ -98,7 +98,7 @@ def test_an_image_that_takes_too_long_is_given_up(model):
         wait_until(lambda: server.segment(png(photo()))[0] == 200)
 
 
-def test_an_image_that_nobody_waits_for_is_not_run(model):
+def test_an_image_whose_client_is_gone_is_not_run(model):
     with running(model, "--workers", 1, "--max-batch", 1) as server:
         body = png(photo(work=SLOW))
         clients = [server.connect() for _ in range(4)]
@@ -113,7 +113,7 @@ def test_an_image_that_nobody_waits_for_is_not_run(model):
         assert server.metric("encnet_batch_size_sum") == 2
 
 
-def test_what_is_in_flight_is_answered_before_the_server_ends(model):
+def test_images_in_flight_are_answered_before_the_server_exits(model):
     with running(model, "--workers", 1, "--max-batch", 1) as server:
         with ThreadPoolExecutor(3) as pool:
             answers = [pool.submit(server.segment, png(photo(work=SLOW))) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_what_is_in_flight_is_answered_before_the_server_ends(model):
         assert server.process.wait(10) == 0
 
 
-def test_memory_does_not_grow_with_the_images_that_went_through(model):
+def test_memory_does_not_grow_with_the_number_of_images(model):
     with running(model) as server:
         bodies = [png(photo(200 + 10 * i, 300, seed=i)) for i in range(8)]
         together(server, bodies)

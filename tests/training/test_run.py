@@ -216,7 +216,7 @@ def test_ctrl_c_saves_and_exits_with_130(photographs, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130, output
-    assert "goes on from here" in output
+    assert "Run the same command again to resume" in output
     path, step = Checkpoint.newest(tmp_path / "training")
     assert step >= STEPS
     assert int(keras.saving.load_model(path).optimizer.iterations) == step

@@ -1,4 +1,4 @@
-"""The file formats of PyTorch checkpoints, read without PyTorch and without running them."""
+"""Reads PyTorch checkpoints without PyTorch and without executing them."""
 
 from keras_encnet.convert.reading.checkpoint import Checkpoint, read_checkpoint
 

@@ -1,61 +1,72 @@
-"""Ranges of bytes in files, read when they are asked for."""
+"""Ranges of bytes in files, read on access."""
 
 import dataclasses
 import io
 import os
 import threading
 import weakref
+from typing import BinaryIO
 
 import numpy as np
 
 
 class Refused(ValueError):
-    """Why a file is not read, as a sentence whose subject, the file, the catcher puts before it."""
+    """Why a file is not read: a sentence without its subject, such as "is a tar file.".
+
+    `read_checkpoint` puts the file's path in front.
+    """
 
 
-def damaged(detail):
-    return Refused(f"is cut short or damaged ({detail}). Download it or copy it again.")
+def damaged(detail: str) -> Refused:
+    """The error for a truncated or damaged file; `detail` says what is wrong with it."""
+    return Refused(f"is truncated or damaged ({detail}). Download or copy it again.")
 
 
 class File:
-    """An open, unbuffered binary file that is closed with the last of its users."""
+    """An open, unbuffered binary file that is closed when nothing refers to it any more."""
 
-    def __init__(self, opened, name):
+    def __init__(self, opened: BinaryIO, name: str):
         self.name = name
         self.size = opened.seek(0, os.SEEK_END)
         self._opened, self._lock = opened, threading.Lock()
         weakref.finalize(self, opened.close)
 
-    def read_into(self, buffer, position):
+    def read_into(self, buffer: memoryview, position: int) -> None:
+        """Fills `buffer` with the bytes from `position` on."""
         with self._lock:
             self._opened.seek(position)
             while len(buffer):
                 count = self._opened.readinto(buffer)
                 if not count:
-                    raise ValueError(f"{self.name} became shorter meanwhile. Read it again.")
+                    raise ValueError(f"{self.name} became shorter after it was opened. Read it again.")
                 buffer = buffer[count:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Blob:
-    """`size` bytes of a `File` from `start` on."""
+    """`size` bytes of a `File`, beginning at `start`."""
 
     file: File
     start: int
     size: int
 
-    def part(self, start, size):
+    def part(self, start: int, size: int) -> "Blob":
+        """`size` of these bytes, beginning at `start`.
+
+        Raises:
+            Refused: if they are not all there.
+        """
         if start < 0 or size < 0 or start + size > self.size:
-            raise damaged(f"it should go on for {start + size - self.size} bytes more")
+            raise damaged(f"bytes {start} to {start + size} are needed, {self.size} are there")
         return Blob(self.file, self.start + start, size)
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The bytes, as a new `uint8` array `(size,)`."""
         array = np.empty(self.size, np.uint8)
         self.file.read_into(memoryview(array), self.start)
         return array
 
-    def open(self):
+    def open(self) -> io.BufferedReader:
         """The bytes, as a file."""
         return io.BufferedReader(_Raw(self))
 
@@ -73,7 +84,7 @@ class _Raw(io.RawIOBase):
     def seek(self, offset, whence=os.SEEK_SET):
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._blob.size}[whence]
         if origin + offset < 0:
-            raise ValueError(f"cannot seek to {origin + offset}")
+            raise ValueError(f"A position must not be negative. Received: {origin + offset}")
         self._position = origin + offset
         return self._position
 

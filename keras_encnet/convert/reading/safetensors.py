@@ -1,12 +1,12 @@
-"""Files in the safetensors format, bfloat16 included, which its NumPy library does not read."""
+"""Files in the safetensors format, including bfloat16, which its NumPy library does not read."""
 
 import json
 
-from keras_encnet.convert.reading.blobs import Refused, damaged
-from keras_encnet.convert.reading.tensors import contiguous
-from keras_encnet.convert.reading.zips import shown
+from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
+from keras_encnet.convert.reading.tensors import Tensor, contiguous
+from keras_encnet.convert.reading.zips import quoted
 
-# A header is some hundred bytes a tensor.
+# A header has about a hundred bytes per tensor.
 MAX_HEADER = 2**24
 
 DTYPES = {
@@ -30,33 +30,33 @@ DTYPES = {
 }
 
 
-def is_safetensors(start):
-    """Whether the first bytes of a file are a header's size and its brace."""
+def is_safetensors(start: bytes) -> bool:
+    """Whether the first bytes of a file are the size of a header and its opening brace."""
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40
 
 
-def read_safetensors(blob):
-    """The tensors, by name, and the metadata of a file.
+def read_safetensors(blob: Blob) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, and its metadata.
 
     Raises:
-        Refused: if the header is damaged or huge, or its tensors overlap, leave gaps or end
-            elsewhere than the file.
+        Refused: if the header is damaged or huge, or its tensors overlap, leave gaps or do not end
+            where the file ends.
     """
     size = int.from_bytes(blob.part(0, 8).read().tobytes(), "little")
     if size > MAX_HEADER:
-        raise Refused(f"says that its header has {size} bytes; at most {MAX_HEADER} are read.")
+        raise Refused(f"must have a header of at most {MAX_HEADER} bytes. Received: {size}")
     header = json.loads(blob.part(8, size).read().tobytes().decode("utf-8"), object_pairs_hook=_unique)
     metadata = header.pop("__metadata__", {})
     if not all(type(value) is str for value in metadata.values()):
-        raise damaged("metadata that are no text")
+        raise damaged("metadata that is not text")
     data = blob.part(8 + size, blob.size - 8 - size)
     found, ends = {}, [(0, 0)]
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         if type(begin) is not int or type(end) is not int:
-            raise damaged(f"{shown(name)} has offsets that are no numbers")
+            raise damaged(f"{quoted(name)} has offsets that are not integers")
         if entry["dtype"] not in DTYPES:
-            raise Refused(f"holds {shown(name)} of the unknown type {shown(str(entry['dtype']))}.")
+            raise Refused(f"holds {quoted(name)} of the unknown type {quoted(str(entry['dtype']))}.")
         ends.append((begin, end))
         found[name] = contiguous(data.part(begin, end - begin), entry["shape"], DTYPES[entry["dtype"]])
     ends = [*sorted(ends), (data.size, data.size)]

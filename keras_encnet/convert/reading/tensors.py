@@ -1,14 +1,14 @@
-"""Tensors of a file: shape and dtype at once, values when they are asked for."""
+"""Tensors in a file: shape and dtype are known, values are read on access."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_encnet.convert.reading.blobs import Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
 
-# PyTorch's dtypes → (bytes an element, NumPy's code for the bytes; None: NumPy has none).
+# PyTorch's dtypes → (bytes per element, NumPy's code for reading them; `None` if NumPy has none).
 DTYPES = {
     "float64": (8, "f8"),
     "float32": (4, "f4"),
@@ -33,54 +33,58 @@ DTYPES = {
 }
 
 MAX_DIMENSIONS = 32
-# A tensor may be larger than the numbers that it repeats, but not without end.
+# A tensor that repeats its values may be larger than its storage, up to this size.
 MAX_EXPANDED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor that stays in its file until its values are taken.
+    """A tensor that stays in its file until its values are accessed.
 
-    `shape` is a tuple, `dtype` PyTorch's name of the type. `numpy()` and `numpy.asarray(tensor)`
-    read the file, each time anew.
+    `dtype` is PyTorch's name of the type. Each call of `numpy()` or `numpy.asarray(tensor)` reads the
+    file.
     """
 
-    shape: tuple
+    shape: tuple[int, ...]
     dtype: str
-    _read: Callable = dataclasses.field(repr=False)
+    _read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         """The values, as a new C-contiguous array of this shape.
 
-        `bfloat16`, which NumPy lacks, becomes `float32` and loses nothing; other types stay.
+        `bfloat16`, which NumPy lacks, becomes `float32`, which is exact. Other dtypes are kept.
 
         Raises:
-            ValueError: if NumPy has no such type (`float8_…`), or the file changed meanwhile.
+            ValueError: if NumPy lacks the dtype (`float8_…`), or the file became shorter.
         """
         return self._read()
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype=None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("The values are in a file: reading them copies. Leave out copy=False.")
+            raise ValueError(
+                "`copy` must be True or None: the values are read from a file. Received: False"
+            )
         array = self.numpy()
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """`size` bytes that tensors are views of, in the file at `locate()`, a `Blob`."""
+    """`size` bytes that tensors are views of; `locate()` returns where they are in the file."""
 
     dtype: str
     size: int
-    locate: Callable
+    locate: Callable[[], Blob]
     byteorder: str = "<"
 
 
-def strided(storage, offset, shape, strides, dtype):
-    """The view of a storage that PyTorch describes by offset and strides, all in elements.
+def strided(
+    storage: Storage, offset: int, shape: Sequence[int], strides: Sequence[int], dtype: str
+) -> Tensor:
+    """A tensor that is a view of a storage, with PyTorch's offset and strides (in elements).
 
     Raises:
-        Refused: if it reaches beyond the storage, or repeats its numbers into a huge tensor.
+        Refused: if it reaches beyond the storage, or expands a few bytes into a huge tensor.
     """
     if type(storage) is not Storage or dtype not in DTYPES:
         raise damaged("a tensor without a storage")
@@ -96,11 +100,11 @@ def strided(storage, offset, shape, strides, dtype):
             raise damaged(f"a tensor reaches beyond its storage of {storage.size} bytes")
     total = itemsize * math.prod(shape)
     if math.prod(size for size in shape if size) >= 2**56:
-        raise damaged("a shape beyond all files")
+        raise damaged("a shape too large for any file")
     if total > max(storage.size, MAX_EXPANDED_BYTES):
         raise Refused(
-            f"repeats {span * itemsize} bytes into a tensor of {total}. No checkpoint of ours needs "
-            "that; save the model's `state_dict()` again with its tensors cloned."
+            f"expands {span * itemsize} bytes into a tensor of {total} bytes, which weights do not "
+            "need. Clone the tensors of the model's `state_dict()` and save them again."
         )
 
     def read():
@@ -109,8 +113,12 @@ def strided(storage, offset, shape, strides, dtype):
     return Tensor(shape, dtype, read)
 
 
-def contiguous(blob, shape, dtype):
-    """The tensor that a `Blob` holds in C order."""
+def contiguous(blob: Blob, shape: Sequence[int], dtype: str) -> Tensor:
+    """The tensor that a `Blob` holds in C order.
+
+    Raises:
+        Refused: if the `Blob` has another size than the tensor.
+    """
     shape = sizes(shape)
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
     if blob.size != DTYPES[dtype][0] * math.prod(shape):
@@ -118,18 +126,22 @@ def contiguous(blob, shape, dtype):
     return strided(Storage(dtype, blob.size, lambda: blob), 0, shape, strides, dtype)
 
 
-def in_memory(array):
-    """An array that came with the pickle, as a tensor."""
+def in_memory(array: np.ndarray) -> Tensor:
+    """A NumPy array that the pickle itself contains, as a tensor."""
     native = array.dtype.newbyteorder("=")
     return Tensor(array.shape, native.name, lambda: np.array(array, native, order="C"))
 
 
-def sizes(values):
-    """`values` as a tuple, if they can be sizes, strides or offsets."""
+def sizes(values: Sequence[int]) -> tuple[int, ...]:
+    """`values` as a tuple.
+
+    Raises:
+        Refused: if they cannot be sizes, strides or offsets.
+    """
     if type(values) not in (tuple, list) or len(values) > MAX_DIMENSIONS:
-        raise damaged("a shape that is none")
+        raise damaged("an invalid shape")
     if not all(type(value) is int and 0 <= value < 2**48 for value in values):
-        raise damaged("a size, a stride or an offset that is no natural number, or beyond all files")
+        raise damaged("a size, stride or offset that is negative, too large or not an integer")
     return tuple(values)
 
 
@@ -137,8 +149,8 @@ def _values(storage, start, span, shape, strides, dtype):
     itemsize, code = DTYPES[dtype]
     if code is None:
         raise ValueError(
-            f"A tensor is of type {dtype}, which NumPy lacks. Convert it with PyTorch, "
-            "`tensor.float()`, and save again."
+            f"A tensor has the dtype {dtype}, which NumPy lacks. Convert it in PyTorch with "
+            "`tensor.float()` and save it again."
         )
     code = np.dtype(code)
     raw = storage.locate().part(start, span * itemsize).read()

@@ -1,22 +1,30 @@
-"""PyTorch's pickles, read without running what they ask for.
+"""Reads PyTorch's pickles without executing what they ask for.
 
-A pickle is a program that calls functions by name. Here a name gives a `Global`, which nobody can
-call but this module; behind those that are known stand functions of our own, and behind
-`mmengine.*` and `mmcv.*` an `Inert`. Any other name ends the reading at once.
+A pickle is a program that calls functions by name. Here a name becomes a `Global`, which only this
+module can call. Known names map to functions of this module, names in `mmengine` and `mmcv` to an
+`Inert` placeholder. Any other name is an error.
+
+This module depends on `pickle._Unpickler` and its table of opcodes, `dispatch`, which are private parts
+of the standard library. The public `pickle.Unpickler` is not enough: it allocates the sizes that a
+pickle declares before it reads the data, and a subclass can control which objects names refer to, but
+not the opcodes that call, fill and hash objects. `tests/convert/reading/test_hostile.py` checks that
+the replacements take effect.
 """
 
 import math
 import pickle
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from keras_encnet.convert.reading.blobs import Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
 from keras_encnet.convert.reading.tensors import DTYPES, Storage, Tensor, in_memory, sizes, strided
-from keras_encnet.convert.reading.zips import shown
+from keras_encnet.convert.reading.zips import quoted
 
-# What a training run saves beside its weights, of no use here.
-STAND_INS = ("mmengine", "mmcv")
+# Packages of the other objects that training runs save. Each is replaced by an `Inert`.
+INERT_PACKAGES = ("mmengine", "mmcv")
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -34,56 +42,57 @@ STORAGES = {
     "UntypedStorage": "uint8",
 }
 
-# A pickle of a thousand tensors takes some 100,000 reads.
+# A pickle of a thousand tensors takes about 100,000 reads.
 MAX_READS = 4_000_000
-# What calls may copy beyond four times the file. A call costs a pickle three bytes, whatever it copies.
+# Calls may copy this many items more than four times the file's size. A call takes three bytes in a
+# pickle, no matter how much it copies.
 MAX_COPIED = 2**26
 
 PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
 
 
 class Global:
-    """What a name stands for: `make` builds its objects; without, it is only a name."""
+    """What a name refers to; `make` builds its objects, `None` if it must not be called."""
 
-    def __init__(self, name, make=None):
+    def __init__(self, name: str, make: Callable | None = None):
         self.name, self.make = name, make
 
 
 class Inert:
-    """Stands where an object of no use stood."""
+    """Replaces an object that is not needed."""
 
 
 class Dtype:
-    """A NumPy dtype in the making; `value` is None where it is none that we need."""
+    """A NumPy dtype under construction; `value` is `None` if the dtype is not supported."""
 
-    def __init__(self, code):
+    def __init__(self, code: str):
         simple = re.fullmatch("b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,5}", code)
         self.value = np.dtype(code) if simple else None
 
 
 class Array:
-    """A NumPy array in the making; `value` is None where its dtype is none that we need."""
+    """A NumPy array under construction; `value` is `None` if its dtype is not supported."""
 
     def __init__(self):
         self.value = None
 
 
 class Reader:
-    """A blob as the unpickler reads it: never beyond its end, and not for ever."""
+    """The file that an unpickler reads: the bytes of a `Blob`, in a limited number of reads."""
 
-    def __init__(self, blob):
+    def __init__(self, blob: Blob):
         self.size = self._left = blob.size
         self._file, self._reads = blob.open(), 0
 
     @property
-    def position(self):
+    def position(self) -> int:
         return self.size - self._left
 
-    def read(self, count):
+    def read(self, count: int) -> bytes:
         self._count(count)
         return self._file.read(count)
 
-    def readline(self):
+    def readline(self) -> bytes:
         line = self._file.readline(self._left)
         if not line.endswith(b"\n"):
             raise damaged("its pickle ends in the middle of a line")
@@ -97,43 +106,49 @@ class Reader:
         self._reads += 1
         if self._reads > MAX_READS:
             raise Refused(
-                "has a pickle far longer than weights need. Save the model's `state_dict()` alone."
+                "has a pickle far longer than weights need. Save only the model's `state_dict()`."
             )
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads one pickle from a `Reader`; `storage` makes a `Storage` of a persistent id's fields.
+    """Reads one pickle with `load()`.
 
-    The pure-Python unpickler, because the one in C allocates what a pickle says before it looks.
+    Args:
+        reader: where to read it.
+        storage: a function that returns a `Storage`, given the fields of a persistent id: dtype, key,
+            size in bytes, and the view in old files. Without it, persistent ids are errors.
+
+    Raises:
+        Refused: if the pickle is damaged or asks for more than weights need.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, reader, storage=None):
+    def __init__(self, reader: Reader, storage: Callable[..., Storage] | None = None):
         super().__init__(reader, encoding="latin1")
         self._storage = storage
         self._may_copy = MAX_COPIED + 4 * reader.size
         self._globals = self._table()
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Global | Inert:
         self._copy(module, name)
-        if module.split(".")[0] in STAND_INS:
+        if module.split(".")[0] in INERT_PACKAGES:
             return Inert()
         full = f"{MODULES.get(module, module)}.{name}"
         if full not in self._globals:
             raise _unwanted(f"{module}.{name}")
         return self._globals[full]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: tuple) -> Storage:
         if self._storage is None or type(pid) is not tuple or not pid:
-            raise damaged("a reference that leads nowhere")
+            raise damaged("an invalid reference")
         if pid[0] == "module":
             raise Refused(
-                "holds a whole model, code included, not its weights. Save its `state_dict()` instead."
+                "holds a complete model with its code. Save the model's `state_dict()` instead."
             )
         kind, key, _, count, *view = pid[1:]
         if pid[0] != "storage" or type(kind) is not Global or type(key) is not str:
-            raise damaged("a reference to something that is no storage")
+            raise damaged("a reference to something other than a storage")
         dtype = STORAGES[kind.name.split(".")[-1]]
         (count,) = sizes((count,))
         return self._storage(dtype, key, count * DTYPES[dtype][0], *view)
@@ -144,7 +159,7 @@ class Unpickler(pickle._Unpickler):
         if type(function) is not Global or type(arguments) is not tuple:
             raise damaged(f"a call of a {type(function).__name__}")
         if function.make is None:
-            raise Refused(f"calls {shown(function.name)}, which weights do not need.")
+            raise Refused(f"calls {quoted(function.name)}, which weights do not need.")
         self._copy(*arguments)
         return function.make(*arguments)
 
@@ -152,11 +167,10 @@ class Unpickler(pickle._Unpickler):
         sized = (str, bytes, list, tuple, dict, set, frozenset)
         self._may_copy -= sum(len(value) for value in values if type(value) in sized)
         if self._may_copy < 0:
-            raise Refused("has a pickle that copies the same data over and over: a bomb, not weights.")
-
-    # What the objects are: the names that a pickle may use, anew for each pickle.
+            raise Refused("has a pickle that copies the same data over and over, as a zip bomb does.")
 
     def _table(self):
+        """The names that a pickle may use, and what they refer to."""
         makers = {
             "collections.OrderedDict": _dict,
             "collections.Counter": _dict,
@@ -201,7 +215,7 @@ class Unpickler(pickle._Unpickler):
     def _rebuild_from_type(self, function, kind, arguments, state=None):
         return _tensor(self._call(function, arguments))
 
-    # The opcodes that call, fill or change objects; the others make plain values.
+    # The opcodes that call, fill or change objects. The other opcodes make plain values.
 
     def _reduce(self):
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -210,7 +224,7 @@ class Unpickler(pickle._Unpickler):
     def _newobj_ex(self):
         keywords = self.stack.pop()
         if keywords and type(self.stack[-2]) is not Inert:
-            raise damaged("a call with keywords")
+            raise damaged("a call with keyword arguments")
         self._reduce()
 
     def _instantiate(self, function, arguments):
@@ -225,9 +239,9 @@ class Unpickler(pickle._Unpickler):
         elif type(target) is Dtype:
             if target.value is not None and state[1] in ("<", ">"):
                 target.value = target.value.newbyteorder(state[1])
-        # `_metadata` of a state dict, attributes of a parameter.
+        # `_metadata` of a state dict and attributes of a parameter are ignored.
         elif type(target) not in (Inert, dict, Tensor):
-            raise Refused(f"changes a {type(target).__name__} from inside: weights do not need that.")
+            raise Refused(f"sets attributes of a {type(target).__name__}, which weights do not need.")
 
     def _append(self):
         value = self.stack.pop()
@@ -241,7 +255,7 @@ class Unpickler(pickle._Unpickler):
         if type(target) is list:
             target.extend(items)
         elif type(target) is not Inert:
-            raise damaged(f"items for a {type(target).__name__}")
+            raise damaged(f"items added to a {type(target).__name__}")
 
     def _setitem(self):
         value, key = self.stack.pop(), self.stack.pop()
@@ -255,7 +269,7 @@ class Unpickler(pickle._Unpickler):
         if type(target) is dict:
             target.update(_pairs(items))
         elif type(target) is not Inert:
-            raise damaged(f"entries for a {type(target).__name__}")
+            raise damaged(f"entries added to a {type(target).__name__}")
 
     def _dict(self):
         self.append(dict(_pairs(self.pop_mark())))
@@ -265,7 +279,7 @@ class Unpickler(pickle._Unpickler):
         if type(target) is set:
             target.update(map(_key, items))
         elif type(target) is not Inert:
-            raise damaged(f"members for a {type(target).__name__}")
+            raise damaged(f"members added to a {type(target).__name__}")
 
     def _frozenset(self):
         self.append(frozenset(map(_key, self.pop_mark())))
@@ -274,14 +288,14 @@ class Unpickler(pickle._Unpickler):
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     def _frame(self):
-        # Frames only say how much to read ahead.
+        # The size of a frame is only a hint for reading ahead.
         self.read(8)
 
     def _extension(self):
         raise Refused("uses a copyreg extension, which weights do not need. It was not looked up.")
 
     def _buffer(self):
-        raise damaged("a buffer outside the pickle")
+        raise damaged("an out-of-band buffer")
 
     dispatch.update(
         {
@@ -307,7 +321,7 @@ class Unpickler(pickle._Unpickler):
     )
 
 
-# One name for what moved: Python 2's modules, NumPy 2's, PyTorch's before 1.9, its CUDA storages.
+# Modules with other names in Python 2, in NumPy 2, in PyTorch before 1.9 and for CUDA storages.
 MODULES = {
     "__builtin__": "builtins",
     "numpy._core.multiarray": "numpy.core.multiarray",
@@ -318,13 +332,13 @@ MODULES = {
 }
 
 
-def plain(value):
-    """A copy of the values of a pickle without what is no plain value.
+def plain(value: Any) -> Any:
+    """A copy of the values of a pickle that holds only plain values.
 
-    Dictionary entries that stood for objects are left out, in lists and tuples they become None.
+    Other objects are left out of dicts and become `None` in lists and tuples.
 
     Raises:
-        Refused: if it is nested more than 100 deep.
+        Refused: if the values are nested more than 100 levels deep.
     """
     copy = _plain(value, {}, 0)
     return None if copy is _NOTHING else copy
@@ -335,7 +349,7 @@ _NOTHING = object()
 
 def _plain(value, done, depth):
     if depth > 100:
-        raise Refused("has metadata nested more than 100 deep, which no program writes.")
+        raise Refused("has metadata nested more than 100 levels deep, which no program writes.")
     if id(value) in done:
         return done[id(value)]
     kind = type(value)
@@ -361,8 +375,8 @@ def _plain(value, done, depth):
     return value if kind in (*PLAIN_KEYS, complex, Tensor) else _NOTHING
 
 
-def as_tensor(value):
-    """A tensor or a NumPy array of numbers as a `Tensor`; None for anything else."""
+def as_tensor(value: Any) -> Tensor | None:
+    """A tensor or a NumPy array of numbers as a `Tensor`; `None` for anything else."""
     if type(value) is Array and value.value is not None and value.value.dtype.name in DTYPES:
         return in_memory(value.value)
     return value if type(value) is Tensor else None
@@ -370,26 +384,26 @@ def as_tensor(value):
 
 def _unwanted(name):
     return Refused(
-        f"asks for {shown(name)}, which weights do not need and which may do anything. It was neither "
-        "imported nor called. If you trust the file, load it with PyTorch and save the model's "
-        "`state_dict()` alone."
+        f"asks for {quoted(name)}, which weights do not need and which could run any code. It was "
+        "neither imported nor called. If you trust the file, load it with PyTorch and save only the "
+        "model's `state_dict()`."
     )
 
 
 def _items(values):
     if type(values) not in (list, tuple, set, frozenset):
-        raise damaged(f"the items of a {type(values).__name__}")
+        raise damaged(f"items taken from a {type(values).__name__}")
     return values
 
 
 def _numbers(values):
     if not all(type(value) in (int, float) for value in values):
-        raise damaged("a number made of something else")
+        raise damaged("a value that is not a number")
     return values
 
 
 def _key(value):
-    # Hashing a deep tuple, one that repeats itself, or a huge number, takes the stack or for ever.
+    # Hashing deep or self-repeating tuples, or huge numbers, overflows the stack or takes very long.
     if not _is_plain_key(value) and type(value) not in (Inert, Global):
         raise damaged(f"a {type(value).__name__} as a key")
     return value
@@ -423,18 +437,18 @@ def _set(items):
 def _bytes(value=b"", encoding="latin-1", errors="strict"):
     if type(value) is str:
         return _encode(value, encoding)
-    if type(value) is list:  # Python 2 has no other way to say it
+    if type(value) is list:  # as in pickles of Python 2
         return bytes(_numbers(value))
     if type(value) is not bytes:
-        raise damaged(f"bytes of a {type(value).__name__}")
+        raise damaged(f"bytes made from a {type(value).__name__}")
     return value
 
 
 def _encode(text, encoding="utf-8", errors="strict"):
     if type(text) is not str or type(encoding) is not str:
-        raise damaged("an encoding of what is no text")
+        raise damaged("an encoding of something other than text")
     if encoding.lower() not in ("latin1", "latin-1", "iso-8859-1", "utf-8", "utf8", "ascii"):
-        raise Refused(f"encodes with {shown(encoding)}, which weights do not need.")
+        raise Refused(f"encodes with {quoted(encoding)}, which weights do not need.")
     return text.encode(encoding)
 
 
@@ -447,16 +461,16 @@ def _getattr(target, name, default=None):
 
 def _array(shape, dtype, raw, order):
     if type(dtype) is not Dtype:
-        raise damaged("an array without a type")
+        raise damaged("an array without a dtype")
     if dtype.value is None:
         return None
     shape = sizes(shape)
     raw = raw.encode("latin-1") if type(raw) is str else raw
     if type(raw) is not bytes or len(raw) != math.prod(shape) * dtype.value.itemsize:
-        raise damaged(f"an array of shape {shape} with other data")
+        raise damaged(f"an array of shape {shape} with data of another size")
     array = np.ndarray(shape, dtype.value, raw or b"\0", order=order)
     if dtype.value.kind == "U":
-        array.tolist()  # raises if a character is none
+        array.tolist()  # raises an error if a character is invalid
     return array
 
 
@@ -473,7 +487,7 @@ def _frombuffer(raw, dtype, shape, order):
 
 def _tensor(value, *_):
     if as_tensor(value) is None:
-        raise damaged("a parameter that is no tensor")
+        raise damaged("a parameter that is not a tensor")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The members of a zip file; none of their names ever reaches the disk."""
+"""The members of a zip file, read without writing any of their names to disk."""
 
 import re
 import shutil
@@ -8,19 +8,19 @@ import zipfile
 
 from keras_encnet.convert.reading.blobs import Blob, File, Refused, damaged
 
-# Weights hardly shrink: what says that it grows beyond this is no checkpoint.
+# Weights barely compress, so a larger declared ratio means a zip bomb.
 MAX_RATIO, MAX_GROWTH = 16, 2**26
 
 
-def members(blob):
+def members(blob: Blob) -> dict[str, Blob]:
     """The files in a zip, by name.
 
-    Stored ones are parts of the zip itself, compressed ones are unpacked into one temporary file
+    Stored members are parts of the zip itself. Compressed ones are unpacked into one temporary file
     without a name.
 
     Raises:
-        Refused: if names lead out of the zip or occur twice, members overlap, or what they say they
-            unpack to is out of all proportion.
+        Refused: if a name is a path outside the zip or occurs twice, if members overlap, are encrypted
+            or compressed by an unsupported method, or if their declared size means a zip bomb.
     """
     with zipfile.ZipFile(blob.open()) as archive:
         infos = archive.infolist()
@@ -28,18 +28,18 @@ def members(blob):
         spans.append((archive.start_dir, archive.start_dir))
         for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
             if end > start:
-                raise Refused("is a zip whose members overlap, which no program writes by accident.")
+                raise Refused("is a zip file with overlapping members, which is a sign of a zip bomb.")
         declared = sum(info.file_size for info in infos)
         if declared > MAX_GROWTH + MAX_RATIO * blob.size:
             raise Refused(
-                f"is a zip of {blob.size} bytes that says it unpacks to {declared}: a zip bomb, not "
-                "weights."
+                f"is a zip file of {blob.size} bytes with a declared unpacked size of {declared}: a "
+                "zip bomb, not weights."
             )
         return _unpack(blob, archive, [info for info in infos if not info.is_dir()])
 
 
-def shown(text):
-    """A name out of a file, for a message: quoted, and not at length."""
+def quoted(text: str) -> str:
+    """A name from a file, in quotes and shortened, for a message."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
@@ -48,11 +48,11 @@ def _span(blob, info):
     parts = re.split(r"[/\\]", name)
     if ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name) or "\0" in name:
         raise Refused(
-            f"is a zip with a member named {shown(name)}, which leads out of it. Weights need no such "
-            "name; get the file elsewhere."
+            f"is a zip file with a member named {quoted(name)}, a path outside it. Get the file from "
+            "another source."
         )
     if info.flag_bits & 1:
-        raise Refused(f"is an encrypted zip ({shown(name)}). Unpack it and give what is inside.")
+        raise Refused(f"is an encrypted zip file ({quoted(name)}). Unpack it and pass what is inside.")
     return info.header_offset, _data_start(blob, info) + info.compress_size
 
 
@@ -62,7 +62,7 @@ def _data_start(blob, info):
     name = blob.part(info.header_offset + 30, name_size).read().tobytes()
     encoding = "utf-8" if info.flag_bits & 0x800 else "cp437"
     if signature != b"PK\3\4" or name != info.orig_filename.encode(encoding):
-        raise damaged(f"its member {shown(info.orig_filename)} is not where the zip says")
+        raise damaged(f"its member {quoted(info.orig_filename)} is not where its directory says")
     start = info.header_offset + 30 + name_size + extra_size
     blob.part(start, info.compress_size)
     return start
@@ -73,10 +73,10 @@ def _unpack(blob, archive, infos):
     for info in infos:
         name = info.orig_filename
         if name in found:
-            raise Refused(f"is a zip with two members named {shown(name)}.")
+            raise Refused(f"is a zip file with two members named {quoted(name)}.")
         if info.compress_type == zipfile.ZIP_STORED:
             if info.file_size != info.compress_size:
-                raise damaged(f"its member {shown(name)} has two sizes")
+                raise damaged(f"its member {quoted(name)} has two sizes")
             found[name] = blob.part(_data_start(blob, info), info.file_size)
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             if scratch is None:
@@ -86,10 +86,10 @@ def _unpack(blob, archive, infos):
             with archive.open(info) as member:
                 shutil.copyfileobj(member, scratch, 2**20)
             if scratch.tell() != found[name].start + info.file_size:
-                raise damaged(f"its member {shown(name)} is shorter than the zip says")
+                raise damaged(f"its member {quoted(name)} is shorter than its directory says")
         else:
             raise Refused(
-                f"is a zip with a compression of its own (method {info.compress_type}). Unpack it and "
-                "give what is inside."
+                f"is a zip file with an unsupported compression (method {info.compress_type}). Unpack "
+                "it and pass what is inside."
             )
     return found

@@ -1,4 +1,4 @@
-"""Checkpoints written byte by byte: opcodes of pickles, and the formats around them."""
+"""Writes checkpoints byte by byte: opcodes of pickles, and the file formats that contain them."""
 
 import json
 import pickle
@@ -9,22 +9,25 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def name(module, attribute):
+    """The opcode for a function or class."""
     return f"c{module}\n{attribute}\n".encode()
 
 
 def value(plain):
+    """The opcodes for a plain value."""
     return pickle.dumps(plain, 2)[2:-1]
 
 
-def several(*parts):
+def tuple_of(*parts):
+    """The opcodes for a tuple; `parts` are opcodes, as in the functions below."""
     return b"(" + b"".join(parts) + b"t"
 
 
 def call(function, *parts):
-    return function + several(*parts) + b"R"
+    return function + tuple_of(*parts) + b"R"
 
 
-def mapping(**parts):
+def dict_of(**parts):
     return b"}(" + b"".join(value(key) + part for key, part in parts.items()) + b"u"
 
 
@@ -33,18 +36,19 @@ def storage(key, count, kind="FloatStorage"):
 
 
 def tensor(key, count, shape, strides, offset=0, kind="FloatStorage", view=None):
-    identity = several(*storage(key, count, kind), *([] if view is None else [value(view)])) + b"Q"
+    identity = tuple_of(*storage(key, count, kind), *([] if view is None else [value(view)])) + b"Q"
     hooks = call(name("collections", "OrderedDict"))
     rebuild = name("torch._utils", "_rebuild_tensor_v2")
     return call(rebuild, identity, value(offset), value(shape), value(strides), value(False), hooks)
 
 
 def program(body):
+    """A complete pickle."""
     return b"\x80\2" + body + b"."
 
 
 def legacy(body, storages=()):
-    """`storages`: (key, count, bytes)."""
+    """A file in the legacy format; `storages` are (key, count, bytes)."""
     start = [MAGIC, 1001, {"protocol_version": 1001, "little_endian": True}]
     head = b"".join(pickle.dumps(part, 2) for part in start) + program(body)
     keys = pickle.dumps([key for key, _, _ in storages], 2)

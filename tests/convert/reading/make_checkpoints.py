@@ -1,7 +1,7 @@
-"""Writes `saved/`: checkpoints by PyTorch, mmengine's `Runner` and the oracle's layouts, and what
-`torch.load` makes of them.
+"""Writes `saved/`: checkpoints by PyTorch, mmengine's `Runner` and `oracles.py`, and what `torch.load`
+reads from them.
 
-    <python of the oracle's environment> tests/convert/reading/make_checkpoints.py <folder of oracles.py>
+    <oracle environment>/bin/python tests/convert/reading/make_checkpoints.py <folder of oracles.py>
 
 The environment is the one that `oracles.py` describes.
 """
@@ -22,7 +22,7 @@ CONFIG = SimpleNamespace(pretty_text="model = dict(type='EncoderDecoder')\n")
 
 
 def every_kind():
-    """A state dict with tensors of every kind that a checkpoint may hold."""
+    """A state dict with every kind of tensor that a checkpoint may hold."""
     import torch
 
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def every_kind():
 
 
 def small_model():
-    """A network of three layers, under names as mmsegmentation's."""
+    """A network of three layers, with names like mmsegmentation's."""
     import torch
 
     torch.manual_seed(1)
@@ -74,7 +74,7 @@ def small_model():
 
 
 def run(folder):
-    """What mmengine's `Runner` writes after two steps with EMA, a schedule and a history of losses."""
+    """Trains two steps with mmengine's `Runner`, EMA and a schedule; returns the path it writes."""
     import torch
     from mmengine.config import Config
     from mmengine.dataset import BaseDataset
@@ -100,7 +100,7 @@ def run(folder):
             logits = self.decode_head["conv_seg"](self.backbone(torch.stack(pixels)))
             return {"loss": logits.square().mean()} if mode == "loss" else logits
 
-    out = {"out_dir": "saved"}  # the file names its folder: no path of this machine
+    out = {"out_dir": "saved"}  # relative, because the file contains it
     config = {
         "work_dir": folder,
         "experiment_name": "small",

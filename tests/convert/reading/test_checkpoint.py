@@ -1,3 +1,5 @@
+"""Reading of intact checkpoints: state dicts and metadata as PyTorch reads them."""
+
 import importlib.util
 import io
 import pickle
@@ -16,10 +18,10 @@ from keras_encnet.convert.reading.checkpoint import read_checkpoint
 SAVED = Path(__file__).parent / "saved"
 ORACLES = Path(__file__).parents[4] / "shared" / "oracle" / "oracles.py"
 
-# Two tensors by hand: the float32 numbers 1, 2, -0.5 and the int64 number 258.
+# Two tensors, written by hand: the float32 values 1, 2, -0.5 and the int64 value 258.
 NUMBERS = bytes.fromhex("0000803f 00000040 000000bf")
 COUNT = bytes.fromhex("0201000000000000")
-BODY = make.mapping(
+BODY = make.dict_of(
     w=make.tensor("7", 3, (3,), (1,)), n=make.tensor("8", 1, (), (), kind="LongStorage")
 )
 STORAGES = [("7", 3, NUMBERS), ("8", 1, COUNT)]
@@ -31,7 +33,7 @@ HEADER = {
 
 
 def write_small(path, kind):
-    """The two tensors in one of the formats."""
+    """Writes the two tensors in one of the formats."""
     if kind == "legacy":
         path.write_bytes(make.legacy(BODY, STORAGES))
     elif kind == "zip":
@@ -50,7 +52,7 @@ KINDS = ["legacy", "zip", "compressed", "zip around legacy", "zip around zip", "
 
 
 def assert_same(state, expected):
-    """`expected`: name → (dtype, array); bits are compared."""
+    """Compares tensors bit for bit; `expected` maps names to (dtype, array)."""
     assert list(state) == list(expected)
     for key, (dtype, array) in expected.items():
         tensor, got = state[key], np.asarray(state[key])
@@ -60,7 +62,7 @@ def assert_same(state, expected):
 
 
 def arrays(state):
-    """What `torch.load` gave, as `assert_same` wants it."""
+    """A state dict of PyTorch in the form that `assert_same` expects."""
     expected = {}
     for key, tensor in state.items():
         exact = tensor.detach().float() if str(tensor.dtype) == "torch.bfloat16" else tensor.detach()
@@ -70,7 +72,7 @@ def arrays(state):
 
 @pytest.fixture(scope="module")
 def expected():
-    """file → name → (dtype, array), as PyTorch read the saved checkpoints."""
+    """What PyTorch read from the saved checkpoints: file → name → (dtype, array)."""
     files = {}
     with np.load(SAVED / "expected.npz") as saved:
         for full in saved.files:
@@ -80,12 +82,12 @@ def expected():
 
 
 @pytest.mark.parametrize("stem", ["kinds_legacy", "kinds_zip", "mmseg_run", "runner"])
-def test_a_saved_checkpoint_reads_as_pytorch_read_it(stem, expected):
+def test_saved_checkpoints_have_the_values_that_pytorch_read(stem, expected):
     assert_same(read_checkpoint(SAVED / f"{stem}.pth").state, expected[stem])
 
 
 @pytest.mark.parametrize("stem", ["mmseg_run", "runner"])
-def test_what_a_run_says_about_itself_is_kept(stem):
+def test_metadata_of_training_runs(stem):
     meta = read_checkpoint(SAVED / f"{stem}.pth").meta
     assert meta["dataset_meta"] == {
         "classes": tuple(make_checkpoints.CLASSES),
@@ -106,7 +108,7 @@ def test_numbers_written_by_hand(tmp_path, kind):
 
 
 def test_the_dtypes_of_safetensors(tmp_path):
-    # One, in each format's bits.
+    # The bits of the number 1 in each dtype.
     ones = {
         "F64": "000000000000f03f", "F32": "0000803f", "F16": "003c", "BF16": "803f",
         "I64": "0100000000000000", "I32": "01000000", "I16": "0100", "I8": "01",
@@ -127,7 +129,7 @@ def test_the_dtypes_of_safetensors(tmp_path):
 
 def test_views_written_by_hand(tmp_path):
     data = np.arange(6, dtype="<f4").tobytes()
-    body = make.mapping(
+    body = make.dict_of(
         transposed=make.tensor("0", 6, (3, 2), (1, 3)),
         offset=make.tensor("0", 6, (2,), (2,), offset=1),
         repeated=make.tensor("0", 6, (2, 3), (0, 2), offset=1),
@@ -139,7 +141,7 @@ def test_views_written_by_hand(tmp_path):
         "transposed": [[0, 3], [1, 4], [2, 5]],
         "offset": [1, 3],
         "repeated": [[1, 3, 5], [1, 3, 5]],
-        "part": [4, 5],  # a view of a storage that is itself one: the format before PyTorch 0.4
+        "part": [4, 5],  # a view of a view of a storage, from before PyTorch 0.4
     }
 
 
@@ -152,14 +154,14 @@ def test_a_file_from_a_big_endian_machine(tmp_path):
 
 
 def numpy_array(array):
-    """The opcodes with which NumPy pickles an array, protocol 2."""
+    """The opcodes of an array that NumPy pickles with protocol 2."""
     return pickle.dumps(array, 2)[2:-1]
 
 
-def test_metadata_are_plain_values(tmp_path):
-    hub = make.call(make.name("mmengine.logging", "Hub"), make.value(3)) + make.mapping(a=b"N") + b"b"
+def test_metadata_holds_only_plain_values(tmp_path):
+    hub = make.call(make.name("mmengine.logging", "Hub"), make.value(3)) + make.dict_of(a=b"N") + b"b"
     method = make.call(make.name("__builtin__", "getattr"), hub, make.value("min"))
-    meta = make.mapping(
+    meta = make.dict_of(
         config=make.value("model = 1"),
         CLASSES=make.value(("a", "b")),
         PALETTE=numpy_array(np.array([[1, 2, 3], [4, 5, 6]], "uint8")),
@@ -169,15 +171,15 @@ def test_metadata_are_plain_values(tmp_path):
         text=numpy_array(np.array(["ab", "ç"])),
         hub=hub,
         method=method,
-        list=make.several(hub, make.value(1)),
+        list=make.tuple_of(hub, make.value(1)),
         device=make.call(make.name("torch", "device"), make.value("cpu")),
-        size=make.call(make.name("torch", "Size"), make.several(make.value((2, 3)))[1:-1]),
+        size=make.call(make.name("torch", "Size"), make.tuple_of(make.value((2, 3)))[1:-1]),
         bytes=make.call(make.name("_codecs", "encode"), make.value("é"), make.value("latin1")),
         set=make.call(make.name("__builtin__", "set"), make.value([1, 2])),
         counter=make.call(make.name("collections", "Counter"), make.value({"a": 2})),
         default=make.call(make.name("collections", "defaultdict"), make.name("__builtin__", "list")),
     )
-    body = make.mapping(meta=meta, state_dict=BODY)
+    body = make.dict_of(meta=meta, state_dict=BODY)
     (tmp_path / "meta.pth").write_bytes(make.legacy(body, STORAGES))
     meta = read_checkpoint(tmp_path / "meta.pth").meta
     assert meta.pop("PALETTE").tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -198,23 +200,23 @@ def test_metadata_are_plain_values(tmp_path):
 
 
 WRAPPED = {
-    "state_dict": make.mapping(state_dict=BODY, epoch=make.value(3)),
-    "model": make.mapping(optimizer=make.mapping(x=BODY), model=BODY, ema_state_dict=BODY),
-    "model.state_dict": make.mapping(model=make.mapping(state_dict=BODY, meta=b"}")),
-    "with a counter": BODY + make.mapping(step=make.value(9))[1:],
+    "state_dict": make.dict_of(state_dict=BODY, epoch=make.value(3)),
+    "model": make.dict_of(optimizer=make.dict_of(x=BODY), model=BODY, ema_state_dict=BODY),
+    "model.state_dict": make.dict_of(model=make.dict_of(state_dict=BODY, meta=b"}")),
+    "with a counter": BODY + make.dict_of(step=make.value(9))[1:],
     "Python 2": make.call(
         make.name("collections", "OrderedDict"),
         b"]((" + make.value("w") + make.tensor("7", 3, (3,), (1,)) + b"l("
         + make.value("n") + make.tensor("8", 1, (), (), kind="LongStorage") + b"le",
     ),
-    "arrays": make.mapping(
+    "arrays": make.dict_of(
         w=numpy_array(np.array([1, 2, -0.5], "f4")), n=make.tensor("8", 1, (), (), kind="LongStorage")
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", WRAPPED)
-def test_the_state_dict_is_taken_out_of_what_is_around_it(tmp_path, how):
+def test_nested_state_dicts_are_found(tmp_path, how):
     body = WRAPPED[how]
     (tmp_path / "x.pth").write_bytes(make.legacy(body, STORAGES[1:] if how == "arrays" else STORAGES))
     state = read_checkpoint(tmp_path / "x.pth").state
@@ -224,22 +226,21 @@ def test_the_state_dict_is_taken_out_of_what_is_around_it(tmp_path, how):
 
 def test_the_prefix_of_parallel_training_is_removed(tmp_path):
     weight = make.tensor("7", 3, (3,), (1,))
-    body = make.mapping(**{"module.a.module.b": weight, "module.module.c": weight, "steps": weight})
+    body = make.dict_of(**{"module.a.module.b": weight, "module.module.c": weight, "steps": weight})
     (tmp_path / "x.pth").write_bytes(make.legacy(body, STORAGES[:1]))
     assert list(read_checkpoint(tmp_path / "x.pth").state) == ["a.module.b", "c", "steps"]
     (tmp_path / "y.pth").write_bytes(
-        make.legacy(make.mapping(**{"module.a": weight, "a": weight}), STORAGES[:1])
+        make.legacy(make.dict_of(**{"module.a": weight, "a": weight}), STORAGES[:1])
     )
-    with pytest.raises(ValueError, match=r"y\.pth holds 'a' with and without `module\.`"):
+    with pytest.raises(ValueError, match=r"y\.pth holds 'a' with and without the prefix `module\.`"):
         read_checkpoint(tmp_path / "y.pth")
 
 
 def write_large(path, kind, size=2**24):
-    """A checkpoint with one tensor of `size` bytes that are never written (the file has a hole), and a
-    small one behind it."""
+    """Writes a checkpoint with a tensor of `size` bytes, as a hole in the file, and a small one."""
     count = size // 4
     if kind == "legacy":
-        body = make.mapping(
+        body = make.dict_of(
             large=make.tensor("0", count, (count,), (1,)), small=make.tensor("1", 3, (3,), (1,))
         )
         head = make.legacy(body, [("0", count, b""), ("1", 3, b"")])[:-16]
@@ -257,7 +258,7 @@ def write_large(path, kind, size=2**24):
 
 
 @pytest.mark.parametrize("kind", ["legacy", "safetensors"])
-def test_memory_is_that_of_what_is_taken(tmp_path, kind):
+def test_only_accessed_tensors_take_memory(tmp_path, kind):
     write_large(tmp_path / "large", kind)
     tracemalloc.start()
     try:
@@ -270,7 +271,7 @@ def test_memory_is_that_of_what_is_taken(tmp_path, kind):
         tracemalloc.stop()
 
 
-def test_a_file_that_changes_meanwhile(tmp_path):
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path):
     write_small(tmp_path / "x.pth", "legacy")
     state = read_checkpoint(tmp_path / "x.pth").state
     with open(tmp_path / "x.pth", "r+b") as file:
@@ -279,7 +280,7 @@ def test_a_file_that_changes_meanwhile(tmp_path):
         state["w"].numpy()
 
 
-def test_numpys_array_protocol(tmp_path):
+def test_numpy_array_protocol(tmp_path):
     write_small(tmp_path / "x.pth", "legacy")
     tensor = read_checkpoint(tmp_path / "x.pth").state["w"]
     assert np.asarray(tensor, "float64").tolist() == [1, 2, -0.5] and np.shape(tensor) == (3,)
@@ -287,7 +288,7 @@ def test_numpys_array_protocol(tmp_path):
         tensor.__array__(copy=False)
 
 
-# What torch.load makes of the same file.
+# Comparison with torch.load.
 
 
 def save_and_load(path, state, **options):
@@ -298,12 +299,12 @@ def save_and_load(path, state, **options):
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("zip_format", [False, True])
-def test_every_kind_of_tensor_is_pytorchs(tmp_path, zip_format, protocol):
+def test_every_kind_of_tensor_matches_pytorch(tmp_path, zip_format, protocol):
     pytest.importorskip("torch")
     path = tmp_path / "kinds.pth"
     state = make_checkpoints.every_kind()
     options = {"_use_new_zipfile_serialization": zip_format, "pickle_protocol": protocol}
-    if protocol == 4:  # PyTorch's own strict reader knows protocol 2 alone
+    if protocol == 4:  # `weights_only` supports protocol 2 only
         import torch
 
         torch.save(state, path, **options)
@@ -314,20 +315,20 @@ def test_every_kind_of_tensor_is_pytorchs(tmp_path, zip_format, protocol):
 
 
 @pytest.mark.parametrize("zip_format", [False, True])
-def test_wrapped_checkpoints_are_pytorchs(tmp_path, zip_format):
+def test_nested_checkpoints_match_pytorch(tmp_path, zip_format):
     torch = pytest.importorskip("torch")
     model = torch.nn.DataParallel(make_checkpoints.small_model()["backbone"])
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(2, 3, 4, 4)).sum().backward()
     optimizer.step()
-    whole = {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    content = {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     path = tmp_path / "x.pth"
-    loaded = save_and_load(path, whole, _use_new_zipfile_serialization=zip_format)
+    loaded = save_and_load(path, content, _use_new_zipfile_serialization=zip_format)
     plain = {key.removeprefix("module."): value for key, value in loaded["model"].items()}
     assert_same(read_checkpoint(path).state, arrays(plain))
 
 
-def test_pytorchs_newer_types(tmp_path):
+def test_newer_dtypes_match_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     types = torch.uint16, torch.uint32, torch.uint64, torch.complex64
     state = {str(dtype): torch.arange(6).to(dtype).reshape(2, 3).T[1:] for dtype in types}
@@ -341,7 +342,7 @@ def test_pytorchs_newer_types(tmp_path):
     assert_same(read, arrays(loaded))
 
 
-def test_a_whole_model_is_refused(tmp_path):
+def test_a_pickled_model_is_an_error(tmp_path):
     torch = pytest.importorskip("torch")
     for zip_format in (False, True):
         torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth", _use_new_zipfile_serialization=zip_format)
@@ -349,14 +350,14 @@ def test_a_whole_model_is_refused(tmp_path):
             read_checkpoint(tmp_path / "x.pth")
 
 
-# The layouts of the two code bases.
+# Files of the two code bases.
 
 
 @pytest.fixture(scope="module")
 def oracles():
     pytest.importorskip("torch")
     if not ORACLES.is_file():
-        pytest.skip("the oracle is not beside this repository")
+        pytest.skip("oracles.py is not in ../shared/oracle")
     spec = importlib.util.spec_from_file_location("oracles", ORACLES)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -364,7 +365,7 @@ def oracles():
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_mmsegmentations_releases(tmp_path, oracles, zipped):
+def test_mmsegmentation_releases(tmp_path, oracles, zipped):
     import torch
 
     path = tmp_path / "release.pth"
@@ -377,7 +378,7 @@ def test_mmsegmentations_releases(tmp_path, oracles, zipped):
     assert checkpoint.meta["config"] == args[0].pretty_text and checkpoint.meta["CLASSES"] == args[1]
 
 
-def test_mmsegmentations_runs(tmp_path, oracles):
+def test_mmsegmentation_runs(tmp_path, oracles):
     pytest.importorskip("mmengine")
     import torch
 
@@ -390,7 +391,7 @@ def test_mmsegmentations_runs(tmp_path, oracles):
     assert checkpoint.meta == loaded["meta"]
 
 
-def test_pytorch_encodings_releases(tmp_path, oracles):
+def test_pytorch_encoding_releases(tmp_path, oracles):
     import torch
 
     path = tmp_path / "encnet.zip"
