@@ -54,11 +54,8 @@ def replacing_directory(
     directory = pathlib.Path(directory).resolve()
     _finish_swap(directory)
     if directory.exists() and not _is_empty_or_holds(directory, marker):
-        raise FileExistsError(
-            f"{directory} exists and is not a {kind} (it has no {marker}). Choose another directory."
-            if marker
-            else f"{directory} exists and is not an empty directory. Remove it, or choose another place."
-        )
+        found = f"a {kind} (it has no {marker})" if marker else "an empty directory"
+        raise FileExistsError(f"{directory} exists and is not {found}. Choose another place for it.")
     with _workspace(directory) as workspace:
         new = workspace / "new"
         new.mkdir()

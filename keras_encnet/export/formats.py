@@ -31,8 +31,8 @@ def write_saved_model(graph, directory, shape, classes):
 
     # With a fully static shape TensorFlow skips its input check.
     images = [tf.TensorSpec((None, *shape[1:]), "uint8", name="images")]
-    labels = ImageToLabels(graph.network, graph, ["labels"])
-    logits = ImageToLabels(graph.network, graph, ["logits"])
+    labels = ImageToLabels(graph.network, graph, ["labels"], graph.runtime)
+    logits = ImageToLabels(graph.network, graph, ["logits"], graph.runtime)
     from_bytes = label_png_from_bytes(lambda images: labels(images)["labels"])
     names = tf.constant(classes["labels"])
     colours = tf.constant(classes["palette"], "uint8")

@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_encnet.data.conventions import label_dtype
 from keras_encnet.export.labels import argmax, extend_labels, loop
-from keras_encnet.inference.geometry import axes_of, evaluation_rule, final_pixels
+from keras_encnet.inference.geometry import axes_of, evaluation_rule, final_pixels, first_line
 from keras_encnet.layers import ConvNorm
 from keras_encnet.layers.resize import interpolation_matrix
 
@@ -163,16 +163,17 @@ class ImageToLabels(keras.Model):
             outputs = self._run(images) if rule.resize else as_given
             coarse, presence = _rows_first(outputs), _presence(outputs)
             if "labels" in self.wanted:
-                labels = extend(labels, rows.size, coarse, 0, ops.shape(coarse))
+                lines = ops.reshape(coarse, (ops.shape(coarse)[0], -1))
+                labels = extend(labels, rows.size, lines, 0, ops.shape(coarse))
         return ops.transpose(labels, (1, 0, 2)), presence
 
     def _look_through_windows(self, images, rows, columns, labels, extend):
         """Labels `(height, batch, width)` and presence, from one row of windows after the other.
 
-        After each, the rows of pixels that depend on no later one are labelled, and only those rows of
-        windows are kept that overlap with the next."""
+        After each, the rows of pixels that depend on no later one are labelled, and only those lines
+        of coarse logits are kept that later rows of pixels depend on."""
 
-        def look_at_row(row, labels, presence, kept):
+        def look_at_row(row, labels, presence, kept, first):
             def look(column, seen, _, presence):
                 outputs = self._run(_window(images, rows, row, columns, column))
                 coarse = _rows_first(outputs)
@@ -183,18 +184,23 @@ class ImageToLabels(keras.Model):
             start = ops.zeros((), "int32"), nothing, ops.zeros((4,), "int32"), presence
             _, seen, shape, presence = loop(lambda column, *_: column < columns.count, look, *start)
             if "labels" in self.wanted:
-                mosaic = ops.concatenate([kept, seen], axis=0)
-                size, row_size = ops.shape(mosaic)[0], ops.shape(seen)[0]
-                window_shape = shape[0], shape[1], self.num_classes, shape[3]
+                h, batch, w = shape[0], shape[1], shape[3]
+                line = batch * self.num_classes * columns.count * w
+                seen = ops.reshape(seen, (columns.count, h, batch * self.num_classes, w))
+                seen = ops.reshape(ops.transpose(seen, (1, 2, 0, 3)), (-1,))
+                lines = ops.concatenate([kept, seen], axis=0)
+                lines = ops.reshape(lines, (-1, line))
                 final = final_pixels(rows, row, self.align_corners)
-                labels = extend(labels, final, mosaic, row + 1 - size // row_size, window_shape)
-                kept = mosaic[ops.maximum(size - rows.overlap * row_size, 0) :]
-            return row + 1, labels, presence, kept
+                labels = extend(labels, final, lines, first, (h, batch, self.num_classes, w))
+                needed = first_line(rows, final, h, self.align_corners)
+                kept = ops.reshape(lines[ops.minimum(needed - first, ops.shape(lines)[0]) :], (-1,))
+                first = needed
+            return row + 1, labels, presence, kept, first
 
-        nothing = ops.zeros((0,), "float32")
+        nothing, zero = ops.zeros((0,), "float32"), ops.zeros((), "int32")
         presence = ops.zeros((ops.shape(images)[0], self.num_classes), "float32")
-        start = ops.zeros((), "int32"), labels, presence, nothing
-        _, labels, presence, _ = loop(lambda row, *_: row < rows.count, look_at_row, *start)
+        start = zero, labels, presence, nothing, zero
+        _, labels, presence, *_ = loop(lambda row, *_: row < rows.count, look_at_row, *start)
         return labels, presence / ops.cast(rows.count * columns.count, "float32")
 
 

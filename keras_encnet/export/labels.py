@@ -13,16 +13,16 @@ TILE = 128  # pixels of a row, at most, that are made of the same samples
 
 
 def extend_labels(
-    labels, final, mosaic, first, window_shape, rows, columns, *, align_corners, exponential, runtime
+    labels, final, lines, first, window_shape, rows, columns, *, align_corners, exponential, runtime
 ):
     """`labels` `(done, batch, width)`, extended to the first `final` rows of the image.
 
     Args:
         labels: of dtype `uint8` up to 255 classes, otherwise `uint16`.
         final: number of rows.
-        mosaic: the coarse logits of some rows of windows that lie one below the other, all that the
-            new labels depend on: a vector of `(down, across, h, batch, classes, w)`.
-        first: the number of the first of these rows of windows.
+        lines: the coarse logits that the new labels depend on, `(lines, batch · classes · across · w)`:
+            the rows of samples of all windows, those of a row of windows after those of the one above.
+        first: the number of the first of these lines.
         window_shape: `(h, batch, classes, w)`.
         rows, columns: the axes of the image.
         align_corners: corner rule of the logits' resizing.
@@ -31,9 +31,6 @@ def extend_labels(
     """
     h, batch, classes, w = window_shape
     planes, width = batch * classes, columns.size
-    mosaic = ops.reshape(mosaic, (-1, planes * w))
-    down = ops.shape(mosaic)[0] // (columns.count * h)
-
     tiles = (width + TILE - 1) // TILE
     tile = (width + tiles - 1) // tiles
     pixels = ops.reshape(ops.arange(tiles * tile), (tiles, tile))
@@ -43,14 +40,10 @@ def extend_labels(
     def label(index):
         """The labels of the rows `index`."""
         along = block_of(rows, ops.expand_dims(index, 0), h, align_corners, exponential)
-        # Blocks may name windows beyond the mosaic, with weight 0.
-        row = ops.clip(along.samples[0] // h - first, 0, down - 1)
-        column = ops.expand_dims(ops.arange(columns.count), 1)
-        samples = (row * columns.count + column) * h + along.samples[0] % h
-        x = ops.take(mosaic, ops.reshape(samples, (-1,)), axis=0)
-        x = ops.matmul(along.inner[0], ops.reshape(x, (columns.count, -1, planes * w)))
-        count = ops.shape(x)[1]
-        x = swapped(ops.reshape(x, (columns.count, count * planes, w)))
+        # Blocks may name lines that are not there, with weight 0.
+        samples = ops.clip(along.samples[0] - first, 0, ops.shape(lines)[0] - 1)
+        x = ops.matmul(along.inner[0], ops.take(lines, samples, axis=0))
+        count = ops.shape(x)[0]
         x = ops.reshape(x, (count * planes, columns.count * w))
         x = ops.take(x, ops.reshape(across.samples, (-1,)), axis=1)
         x = swapped(ops.reshape(x, (count * planes, tiles, -1)))

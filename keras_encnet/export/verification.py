@@ -1,4 +1,4 @@
-"""Whether an exported file gives what the model gives, how large it is, and how fast."""
+"""Compares an exported file with its model: results, size and speed."""
 
 import os
 import pathlib
@@ -13,19 +13,19 @@ from keras_encnet.demo.drawing import scenes
 from keras_encnet.export.runtimes import open_export
 
 SIZES = ((512, 512), (97, 131))
-NAMES = {"": "SavedModel", ".onnx": "ONNX Runtime", ".tflite": "LiteRT", ".xml": "OpenVINO"}
+RUNTIMES = {"": "SavedModel", ".onnx": "ONNX Runtime", ".tflite": "LiteRT", ".xml": "OpenVINO"}
 
 
 class Verification(NamedTuple):
-    """What `verify` found; prints as a table.
+    """The result of `verify`; prints as a table.
 
     `differences` holds the largest difference of each numeric output, for `logits` relative to the
-    largest logit. `labels` is the share of pixels with the same label, or `None` without that output.
-    Sizes are in bytes, times in seconds per call."""
+    largest logit. `labels` is the fraction of pixels with the same label, or `None` if the file has
+    no such output. Sizes are in bytes, times in seconds per call."""
 
     runtime: str
     images: int
-    differences: dict
+    differences: dict[str, float]
     labels: float | None
     model_size: int
     size: int
@@ -52,18 +52,18 @@ def verify(
     batch_size: int | None = None,
     runs: int = 3,
 ) -> Verification:
-    """Runs a model and a file that was exported from it on the same images, and compares.
+    """Compares a model with a file exported from it, on the same images.
 
     Args:
         model: the `EncNet`; if its dtype policy is not float32, a float32 copy is compared.
-        path: what `model.export` wrote.
-        images: paths, PIL images or arrays to compare on; default: drawn street scenes.
-        image_size: `(height, width)`, if the file takes only images of that size.
-        batch_size: number of images, if the file takes only that many at a time.
-        runs: how often the time of the first image is measured; medians are reported.
+        path: the exported file or directory, as `model.export` returns it.
+        images: paths, PIL images or arrays; by default drawn street scenes.
+        image_size: `(height, width)`, if the file was exported for images of that size.
+        batch_size: number of images, if the file was exported for batches of that size.
+        runs: how often to time the first image; medians are reported.
 
     Raises:
-        ValueError: if there are no images or runs, or the file was exported from another model.
+        ValueError: if there are no images or runs, or if the file was exported from another model.
     """
     if runs < 1:
         raise ValueError(f"`runs` must be 1 or more. Received: {runs!r}")
@@ -75,16 +75,16 @@ def verify(
     images = [read_image(image) for image in images]
     if not images:
         raise ValueError(
-            "`images` must hold one or more images, or be None for drawn street scenes. Received: none"
+            "`images` must hold one or more images, or be None for drawn street scenes. Received: []"
         )
     if image_size:
         images = [resize_image(image, *image_size) for image in images]
 
-    same, differences, times = [], {}, []
+    agreement, differences = [], {}
     for i, image in enumerate(images):
         batch = np.repeat(image[None], batch_size or 1, axis=0)
         found = run(batch)
-        for name, value in _wanted(model, image, found).items():
+        for name, value in _expected(model, image, found).items():
             shape = None if value is None else value.shape
             if found[name][0].shape != shape:
                 raise ValueError(
@@ -93,38 +93,38 @@ def verify(
                     "model?"
                 )
             if name == "labels":
-                same.append((found[name][0] == value).mean())
+                agreement.append((found[name][0] == value).mean())
             else:
                 scale = abs(value).max() if name == "logits" else 1
                 differences[name] = max(
                     differences.get(name, 0), float(abs(found[name][0] - value).max() / scale)
                 )
-        for _ in range(runs if i == 0 else 0):
-            times.append([_seconds(model.segment, image), _seconds(run, batch)])
-    seconds = np.median(times, axis=0)
+        if i == 0:
+            times = [(_seconds(model.segment, image), _seconds(run, batch)) for _ in range(runs)]
+    model_seconds, seconds = np.median(times, axis=0)
     return Verification(
-        NAMES["" if path.is_dir() else path.suffix],
+        RUNTIMES["" if path.is_dir() else path.suffix],
         len(images),
         differences,
-        float(np.mean(same)) if same else None,
+        float(np.mean(agreement)) if agreement else None,
         4 * model.count_params(),
         _size(path),
-        float(seconds[0]),
-        float(seconds[1]),
+        float(model_seconds),
+        float(seconds),
     )
 
 
-def _wanted(model, image, found):
-    """What the model gives for those outputs that the file has."""
-    wanted = {}
+def _expected(model, image, found):
+    """The model's results for the outputs in `found`."""
+    expected = {}
     if {"labels", "presence"} & set(found):
         result = model.segment(image)
-        wanted |= {"labels": result.label_map, "presence": result.presence}
+        expected |= {"labels": result.label_map, "presence": result.presence}
     if {"logits", "probabilities"} & set(found):
         logits = model.predict_on_batch(image[None])[0]
         odds = np.exp(logits - logits.max(-1, keepdims=True))
-        wanted |= {"logits": logits, "probabilities": odds / odds.sum(-1, keepdims=True)}
-    return {name: wanted[name] for name in found}
+        expected |= {"logits": logits, "probabilities": odds / odds.sum(-1, keepdims=True)}
+    return {name: expected[name] for name in found}
 
 
 def _in_float32(model):
@@ -144,6 +144,7 @@ def _seconds(call, images):
 def _size(path):
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    beside = path.with_suffix(".bin")
-    weights = beside.stat().st_size if path.suffix == ".xml" and beside.exists() else 0
-    return path.stat().st_size + weights
+    # OpenVINO keeps the weights in a second file.
+    weights = path.with_suffix(".bin")
+    has_weights = path.suffix == ".xml" and weights.exists()
+    return path.stat().st_size + (weights.stat().st_size if has_weights else 0)

@@ -156,12 +156,6 @@ class Axis(NamedTuple):
         return _namespace(start, self.view, self.length).minimum(start, self.view - self.length)
 
     @property
-    def overlap(self):
-        """How many windows before one may share pixels with it, at most."""
-        # With one for the window that is shifted back, and for the pixels that resizing reads as well.
-        return -(-self.length // self.stride)
-
-    @property
     def resized(self):
         return self.view is not self.size and not (_known(*self[:2]) and self.view == self.size)
 
@@ -294,6 +288,19 @@ def final_pixels(axis: Axis, number, align_corners: bool):
         source = interpolation_source(ops.arange(axis.size), axis.view, axis.size, align_corners)
         following = ops.sum(ops.cast(ops.cast(source, "int32") + 1 < following, "int32"))
     return ops.where(number + 1 < axis.count, following, axis.size)
+
+
+def first_line(axis: Axis, pixel, coarse, align_corners: bool):
+    """The first of the samples of all windows, one after the other, that a pixel and those after it
+    depend on."""
+    pixels = ops.reshape(ops.minimum(pixel, axis.size - 1), (1, 1))
+    seen, _ = _pixels_of_view(axis, pixels, align_corners)
+    offsets = seen[0, 0] - axis.start(ops.arange(axis.count))
+    # Windows begin one after the other: the first that contains the pixel is the first not to end before it.
+    number = ops.sum(ops.cast(offsets >= axis.length, "int32"))
+    offset = ops.maximum(seen[0, 0] - axis.start(number), 0)
+    source = interpolation_source(offset, coarse, axis.length, align_corners)
+    return number * coarse + ops.cast(source, "int32")
 
 
 # === Integers and arrays, or tensors ===

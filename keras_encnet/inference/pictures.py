@@ -1,14 +1,27 @@
-"""Pictures of segmentations: colours, overlays, legends, and comparisons with the truth."""
+"""Pictures of segmentations: overlays, legends, and comparisons with the truth."""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
+
+from keras_encnet.data.conventions import IGNORE_INDEX
 
 INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
 STRIP = 256  # rows blended at a time
 
 
-def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
-    """The image with its classes coloured in, and below it a legend of those that occur.
+def overlay(
+    image: np.ndarray,
+    label_map: np.ndarray,
+    labels: Sequence[str],
+    palette: ArrayLike,
+    *,
+    alpha: float = 0.5,
+    legend: bool = True,
+) -> Image.Image:
+    """The image blended with the colours of its classes, above a legend of the classes that occur.
 
     Args:
         image: `uint8` RGB array `(height, width, 3)`.
@@ -16,13 +29,13 @@ def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
         labels: names of the classes.
         palette: `uint8` `(num_classes, 3)`, RGB.
         alpha: weight of the colours, 0 (the image alone) to 1 (the colours alone).
-        legend: whether to add the legend; the picture is then taller, and as wide as it needs.
+        legend: whether to add the legend, which makes the picture taller and, if needed, wider.
 
     Returns:
-        PIL image, RGB; of the image's own size without a legend.
+        RGB PIL image; without a legend it has the size of `image`.
 
     Raises:
-        ValueError: `alpha` is outside [0, 1].
+        ValueError: if `alpha` is outside [0, 1].
 
     >>> import numpy as np
     >>> image, label_map = np.zeros((40, 60, 3), "uint8"), np.zeros((40, 60), "uint8")
@@ -30,12 +43,15 @@ def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
     (0, 128, 0)
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"`alpha` is {alpha}, expected a number from 0 to 1.")
+        raise ValueError(f"`alpha` must be a number from 0 to 1. Received: {alpha}")
     palette = np.asarray(palette, "float32")
     blend = np.empty(image.shape, "uint8")
-    for top in range(0, len(image), STRIP):  # so that a large photograph needs no large floats
-        part = slice(top, top + STRIP)
-        blend[part] = np.rint(image[part] * np.float32(1 - alpha) + (palette * alpha)[label_map[part]])
+    # In strips, so that a large photograph needs no large float array.
+    for top in range(0, len(image), STRIP):
+        strip = slice(top, top + STRIP)
+        blend[strip] = np.rint(
+            image[strip] * np.float32(1 - alpha) + (palette * alpha)[label_map[strip]]
+        )
     picture = Image.fromarray(blend)
     if not legend:
         return picture
@@ -53,24 +69,30 @@ def overlay(image, label_map, labels, palette, *, alpha=0.5, legend=True):
 
 
 def comparison(
-    rows, labels, palette, *, titles=("image", "truth", "prediction"), ignore_index=255, width=360
-):
-    """A table of pictures: image, truth and prediction side by side, with a legend of all classes.
+    rows: Iterable[Sequence[np.ndarray]],
+    labels: Sequence[str],
+    palette: ArrayLike,
+    *,
+    titles: Sequence[str] = ("image", "truth", "prediction"),
+    ignore_index: int | None = IGNORE_INDEX,
+    width: int = 360,
+) -> Image.Image:
+    """Image, truth and prediction side by side, above a legend of all classes.
 
     Args:
-        rows: tuples of one image, `uint8` RGB `(height, width, 3)`, and any number of label maps,
+        rows: one row of the table each: images, `uint8` RGB `(height, width, 3)`, and label maps,
             integers `(height, width)`; usually (image, truth, prediction).
         labels: names of the classes.
         palette: `uint8` `(num_classes, 3)`, RGB.
-        titles: the columns' headings.
-        ignore_index: the label that is drawn white and named "not labelled".
-        width: of a column in pixels; heights follow.
+        titles: headings of the columns.
+        ignore_index: mask value that is drawn in white and named "not labelled".
+        width: width of a column in pixels; the height keeps the aspect ratio.
 
     Returns:
-        PIL image, RGB.
+        RGB PIL image.
 
     Raises:
-        ValueError: there are no rows, or one is not as long as `titles`.
+        ValueError: if there are no rows, or if a row differs in length from `titles`.
 
     >>> import numpy as np
     >>> image, truth = np.zeros((30, 40, 3), "uint8"), np.zeros((30, 40), "uint8")
@@ -80,8 +102,8 @@ def comparison(
     rows = [tuple(row) for row in rows]
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(
-            f"`rows` have lengths {[len(row) for row in rows]}, expected one or more rows of "
-            f"{len(titles)}: an entry for each of the titles {tuple(titles)}."
+            "`rows` must hold one or more rows, each with an entry for each of the titles "
+            f"{tuple(titles)}. Received: rows of lengths {[len(row) for row in rows]}"
         )
     palette = np.asarray(palette, "uint8")
     size = max(14, round(width / 22))
@@ -121,12 +143,13 @@ def _cell(entry, palette, ignore_index, width):
     )
 
 
-def percent(fraction):
+def percent(fraction: float) -> str:
+    """A fraction as whole percent, "<1 %" below 1 %."""
     return f"{100 * fraction:.0f} %" if fraction >= 0.01 else "<1 %"
 
 
 def _legend(entries, width, size):
-    """Swatches and names in as many columns as fit into `width`, or one that is wider."""
+    """Swatches and names in as many columns as fit into `width`; at least one, which may be wider."""
     font, pad, swatch = ImageFont.load_default(size), round(size * 0.7), round(size * 1.1)
     line = round(size * 1.6)
     column = max(font.getlength(name) for name, _ in entries) + swatch + round(size * 1.6)

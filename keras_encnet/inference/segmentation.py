@@ -1,37 +1,41 @@
-"""What segmenting an image gives."""
+"""The result of segmenting an image."""
 
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from keras_encnet.data.conventions import class_palette
 from keras_encnet.files import replacing
 from keras_encnet.inference import pictures
 
-NOTEBOOK_SIDE = 1024
+NOTEBOOK_SIDE = 1024  # largest side of the picture shown in a notebook, in pixels
 
 
 class Segmentation:
-    """The classes of an image's pixels; shows itself, coloured in, in a notebook.
+    """The class of each pixel of an image; a notebook shows it as an overlay.
 
     Args:
         image: the image, `uint8` RGB array `(height, width, 3)`.
         label_map: integers `(height, width)`, indices of `labels`.
         labels: names of the classes.
-        palette: their colours, `(num_classes, 3)`, RGB; `default_palette`'s if `None`.
+        palette: their colours, RGB `(num_classes, 3)`; default colours if `None`.
         presence: `(num_classes,)`, the SE head's probability that each class is in the scene, or
             `None`.
 
     Attributes:
         image, label_map: as given.
-        labels: a tuple of names.
+        labels: names of the classes, a tuple.
         palette: `uint8` `(num_classes, 3)`.
         presence: `float32` `(num_classes,)`, or `None`.
 
     Raises:
-        ValueError: image and label map differ in size, or the palette is not one of the labels.
+        ValueError: if image and label map differ in size, or if the palette does not have one colour
+            for each label.
 
     >>> import numpy as np
     >>> label_map = np.zeros((40, 60), "uint8")
@@ -43,7 +47,14 @@ class Segmentation:
     {'road': 0.75, 'sky': 0.25}
     """
 
-    def __init__(self, image, label_map, labels, palette=None, presence=None):
+    def __init__(
+        self,
+        image: np.ndarray,
+        label_map: np.ndarray,
+        labels: Sequence[str],
+        palette: ArrayLike | None = None,
+        presence: ArrayLike | None = None,
+    ):
         if image.shape[:2] != label_map.shape:
             raise ValueError(
                 "`image` and `label_map` must have the same (height, width). "
@@ -60,46 +71,46 @@ class Segmentation:
             )
         self.presence = None if presence is None else np.asarray(presence, "float32")
 
-    def areas(self):
-        """The fraction of the image that each class covers, `{label: fraction}`.
+    def areas(self) -> dict[str, float]:
+        """The fraction of the image that each class covers, `{label: fraction}`, largest first.
 
-        Largest first; classes that do not occur are left out."""
+        Classes that do not occur are left out, and those with the same name are added up."""
         counts = np.bincount(self.label_map.reshape(-1), minlength=len(self.labels))
         areas = {}
-        for i in np.flatnonzero(counts):  # two classes may have one name
+        for i in np.flatnonzero(counts):
             areas[self.labels[i]] = areas.get(self.labels[i], 0) + counts[i] / counts.sum()
         return {name: float(areas[name]) for name in sorted(areas, key=areas.get, reverse=True)}
 
-    def overlay(self, alpha=0.5, legend=True):
-        """The image with its classes coloured in, as an RGB PIL image.
+    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+        """The image blended with the colours of its classes, as an RGB PIL image.
 
         Args:
             alpha: weight of the colours, 0 (the image alone) to 1 (the colours alone).
-            legend: whether to add, below, the names and areas of the classes that occur.
+            legend: whether to add the names and areas of the classes that occur, below the image.
         """
         return pictures.overlay(
             self.image, self.label_map, self.labels, self.palette, alpha=alpha, legend=legend
         )
 
-    def save(self, path):
-        """Writes the label map as a PNG file whose pixels are labels and whose palette is the
-        classes' colours (beyond 256 classes, which a palette cannot hold: as 16-bit grey).
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the label map as a PNG file with the classes' colours as its palette.
 
-        The file is written beside and then renamed: it is there whole or not at all.
+        A palette holds 256 colours: with more classes the file is 16-bit grey. An error leaves no
+        incomplete file.
 
         Raises:
-            ValueError: `path` does not end in `.png`.
+            ValueError: if `path` does not end in `.png`.
+            OSError: if the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise ValueError(
-                f"Cannot save labels as {str(path)!r}: expected a name that ends in .png, as other "
-                "formats lose labels or colours. For a picture use overlay().save(...)."
+                "`path` must end in .png: other formats lose classes or colours. "
+                f"Received: {str(path)!r}. To save a picture, use overlay().save(...)."
             )
         if len(self.labels) <= 256:
             picture = Image.fromarray(self.label_map.astype("uint8"))
-            # A full palette, or Pillow packs a few classes into two or four bits a pixel, which not
-            # every tool reads.
+            # With a full palette Pillow writes eight bits per pixel; not every tool reads fewer.
             picture.putpalette(self.palette.tobytes().ljust(768, b"\0"))
         else:
             picture = Image.fromarray(self.label_map.astype("uint16"))

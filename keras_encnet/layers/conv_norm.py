@@ -38,12 +38,12 @@ class ConvNorm(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
+        filters: int,
+        kernel_size: int,
         *,
-        strides=1,
-        dilation_rate=1,
-        relu=True,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        relu: bool = True,
         gamma_initializer="ones",
         **kwargs,
     ):
@@ -110,7 +110,7 @@ class ConvNorm(keras.layers.Layer):
     def _convolve(self, x, kernel):
         strides, padding = self.strides, "same"
         if strides > 1 and self.kernel_size == 1:
-            # Same pixels. TensorFlow 2.21's gradient of a strided 1×1 convolution corrupts memory on CPUs.
+            # The same pixels. TensorFlow 2.21's gradient with strides corrupts memory on CPUs.
             x, strides = x[:, ::strides, ::strides], 1
         elif strides > 1:
             # Keras's "same" pads only one side if the stride divides the size.

@@ -28,7 +28,7 @@ class Encoding(keras.layers.Layer):
     (2, 4, 8)
     """
 
-    def __init__(self, num_codes, **kwargs):
+    def __init__(self, num_codes: int, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(num_codes, int) or num_codes < 1:
             raise ValueError(f"`num_codes` must be a positive integer. Received: {num_codes!r}")
@@ -61,7 +61,7 @@ class Encoding(keras.layers.Layer):
         channels = inputs.shape[-1]
         x = ops.reshape(ops.cast(inputs, dtype), (ops.shape(inputs)[0], -1, channels))
         codewords = ops.cast(self.codewords, dtype)
-        # Shifting both leaves the residuals as they are; squares of features far from zero would cancel.
+        # Shifting both keeps the residuals. Squares of features far from zero would cancel.
         centre = ops.mean(codewords, axis=0)
         x, codewords = x - centre, codewords - centre
 

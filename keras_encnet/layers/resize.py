@@ -60,7 +60,7 @@ class BilinearResize(keras.layers.Layer):
     (1, 7, 9, 2)
     """
 
-    def __init__(self, align_corners=False, **kwargs):
+    def __init__(self, align_corners: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.align_corners = align_corners
 

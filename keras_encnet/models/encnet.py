@@ -60,8 +60,7 @@ def encnet(
     """
     upsample = BilinearResize(align_corners, name="upsample", dtype="float32")
 
-    features = backbone(normalize(images, mean, std))
-    features = feature_list(features, laterals, aux_head)
+    features = feature_maps(backbone, normalize(images, mean, std), laterals, aux_head)
 
     coarse, se = enc_head(
         features,
@@ -89,8 +88,16 @@ def normalize(images, mean, std):
     return layers.Rescaling(scale, offset, name="normalize", dtype="float32")(images)
 
 
-def feature_list(features, laterals, aux_head):
-    """A backbone's output, a tensor, list or dict, as a list of as many maps as the heads need."""
+def feature_maps(backbone, images, laterals, aux_head):
+    """The backbone's output, a tensor, list or dict, as a list of at least as many maps as the heads
+    need."""
+    try:
+        features = backbone(images)
+    except ValueError as error:
+        raise ValueError(
+            "The backbone must map normalized RGB images (batch, height, width, 3) of any size to "
+            f"feature maps. Received: {backbone.name!r}, which raised: {error}"
+        ) from error
     features = list(features.values()) if isinstance(features, dict) else features
     features = list(features) if isinstance(features, (list, tuple)) else [features]
     needed = 3 if laterals else 2 if aux_head else 1

@@ -1,4 +1,4 @@
-"""The two heads of EncNet, as functions of feature maps."""
+"""The two heads of EncNet as functions of feature maps."""
 
 import keras
 from keras import layers
@@ -23,15 +23,15 @@ def enc_head(
         features: feature maps from shallow to deep, `(batch, h, w, c)` each.
         num_classes: number of classes.
         channels: channels of the head.
-        num_codes: codewords of its Encoding layer.
-        laterals: whether the two maps before the last one are fused in.
+        num_codes: number of codewords of the Encoding layer.
+        laterals: whether to fuse in the two maps before the last one.
         se_head: whether to predict which classes are in the scene.
-        align_corners: corner rule of resizing, where laterals differ in size.
+        align_corners: corner rule for resizing laterals of another size.
         dropout: rate at which whole channels are dropped before the classifier.
 
     Returns:
-        `(logits, se)`: pixel logits `(batch, h, w, num_classes)` at the last map's size, and
-        presence logits `(batch, num_classes)` or `None`; both float32.
+        `(logits, se)`, both float32: pixel logits `(batch, h, w, num_classes)` at the last map's
+        size, and presence logits `(batch, num_classes)` or `None`.
     """
     x = ConvNorm(channels, 3, name="bottleneck")(features[-1])
     if laterals:
@@ -48,13 +48,13 @@ def enc_head(
 
 
 def context_encoding(x, num_codes):
-    """Encodes a map's global context and lets it gate the map's channels.
+    """Encodes the global context of a feature map, which then gates the map's channels.
 
-    Returns `(code, gated)`: `(batch, channels)` float32, and a map like `x`.
+    Returns `(code, gated)`: float32 `(batch, channels)`, and a map of the shape of `x`.
     """
     channels = x.shape[-1]
     code = ConvNorm(channels, 1, name="encoding_project")(x)
-    # Sums over all positions: float32 until they are normalized and averaged.
+    # Sums over all positions need float32 until they are normalized and averaged.
     code = Encoding(num_codes, name="encoding", dtype="float32")(code)
     code = layers.BatchNormalization(
         axis=1, momentum=0.9, epsilon=1e-5, name="encoding_norm", dtype="float32"
@@ -81,6 +81,6 @@ def classifier(x, num_classes, dropout, *, name):
         1,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         name=f"{name}_logits",
-        # Logits in half precision tie.
+        # In half precision many logits would be equal.
         dtype="float32",
     )(x)

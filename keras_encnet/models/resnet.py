@@ -1,4 +1,4 @@
-"""The dilated ResNet under EncNet, as both PyTorch code bases build it."""
+"""The dilated ResNet backbone of EncNet, as both PyTorch code bases build it."""
 
 import difflib
 
@@ -17,7 +17,7 @@ BLOCKS = {
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
-# Channels of the three 3×3 convolutions that replace the 7×7 one of stem "v1".
+# Channels of the three 3×3 convolutions that replace the 7×7 convolution of stem "v1".
 STEMS = {"v1": None, "v1c": (32, 32, 64), "s": (64, 64, 128)}
 
 BACKBONES = {
@@ -28,21 +28,21 @@ BACKBONES = {
 
 
 def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
-    """A dilated ResNet without classifier.
+    """A dilated ResNet without a classifier.
 
-    Input: normalized RGB, `(batch, height, width, 3)`. Output: a list of four feature maps, of
+    Input: normalized RGB, `(batch, height, width, 3)`. Output: a list of four feature maps with
     strides 4, 8, `min(16, output_stride)` and `output_stride`.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        stem: `"v1"` is the 7×7 convolution of the paper, `"v1c"` three 3×3 of 32, 32 and 64
-            channels (mmsegmentation), `"s"` three of 64, 64 and 128 (PyTorch-Encoding).
+        stem: `"v1"` is the 7×7 convolution of the paper, `"v1c"` three 3×3 convolutions with 32, 32
+            and 64 channels (mmsegmentation), `"s"` three with 64, 64 and 128 (PyTorch-Encoding).
         width: factor on every number of channels.
-        output_stride: 8, 16 or 32; the stages that do not stride dilate instead.
+        output_stride: 8, 16 or 32; later stages dilate instead of striding.
         name: the model's name.
 
     Raises:
-        ValueError: if a value is not among those above.
+        ValueError: if an argument is not one of the values above.
 
     >>> features = keras_encnet.models.resnet.resnet(18, width=0.25)(np.ones((1, 65, 64, 3)))
     >>> [tuple(x.shape) for x in features]
@@ -70,7 +70,7 @@ def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
         for i, count in enumerate(STEMS[stem], 1):
             stride = 2 if i == 1 else 1
             x = ConvNorm(channels(count), 3, strides=stride, name=f"stem_conv{i}")(x)
-    # After a ReLU, padding with 0 cannot win a maximum.
+    # Zeros are safe for max-pooling: after a ReLU nothing is smaller.
     x = layers.ZeroPadding2D(1, name="stem_pad")(x)
     x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
 
@@ -85,7 +85,7 @@ def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
                 filters,
                 expansion * filters,
                 strides=stride if first else 1,
-                # "Contracted": the step from one dilation to the next is taken in two.
+                # As `contract_dilation` does it: a stage's first block has half the dilation.
                 dilation_rate=max(1, dilation // 2) if first else dilation,
                 name=f"stage{i}_block{j}",
             )
@@ -94,7 +94,7 @@ def resnet(depth, *, stem="v1c", width=1.0, output_stride=8, name=None):
 
 
 def basic_block(x, filters, out_channels, *, strides, dilation_rate, name):
-    """Two 3×3 convolutions and a shortcut (ResNet-18 and -34); only the first one dilates."""
+    """Two 3×3 convolutions and a shortcut (ResNet-18 and -34); only the first dilates."""
     y = ConvNorm(filters, 3, strides=strides, dilation_rate=dilation_rate, name=f"{name}_conv1")(x)
     y = ConvNorm(out_channels, 3, relu=False, gamma_initializer="zeros", name=f"{name}_conv2")(y)
     return add_shortcut(x, y, strides, name)
@@ -116,12 +116,16 @@ def add_shortcut(x, y, strides, name):
 
 
 def backbone_by_name(name, *, width=1.0, output_stride=8):
-    """The backbone that `EncNet(name, …)` stands on; an unknown name is an error that suggests one."""
+    """The backbone for `EncNet(name, …)`.
+
+    Raises:
+        ValueError: if `name` is unknown; the message suggests a similar name.
+    """
     if name not in BACKBONES:
         near = difflib.get_close_matches(str(name).lower(), BACKBONES, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"Unknown backbone {name!r}.{hint} Known: {', '.join(BACKBONES)}; or pass a "
-            "keras.Model that returns feature maps from shallow to deep."
+            f"`backbone` must be one of {', '.join(BACKBONES)}, or a keras.Model that returns feature "
+            f"maps from shallow to deep. Received: {name!r}.{hint}"
         )
     return resnet(**BACKBONES[name], width=width, output_stride=output_stride, name=name)

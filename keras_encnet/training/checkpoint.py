@@ -1,3 +1,4 @@
+import os
 import pathlib
 import re
 import signal
@@ -12,26 +13,28 @@ from keras_encnet.files import remove_leftovers, replacing
 class Checkpoint(keras.callbacks.Callback):
     """Keeps the newest complete state of a training run in a directory.
 
-    The file's name holds the number of steps done, and it appears by a single rename: whatever kills
-    the process, the newest file is complete and training goes on from there. Ctrl-C saves once more
-    at the end of the step and then raises `KeyboardInterrupt`, until `close` is called. A resumed run
-    equals an uninterrupted one except for dropout's masks, whose state Keras does not save.
+    The file name holds the number of completed steps. The file appears by a single rename, so the
+    newest one is complete even if the process is killed. Until `close` is called, Ctrl-C saves at the
+    end of the current step and then raises `KeyboardInterrupt`; a second Ctrl-C raises immediately.
+    A resumed run equals an uninterrupted one except for dropout, whose random state Keras does not
+    save.
 
     Args:
-        directory: where the file is kept.
-        every: seconds between two saves; each epoch ends with one more.
-        start: steps done before.
+        directory: where to keep the file.
+        every: seconds between saves; the end of an epoch saves too.
+        start: number of steps completed before this run.
     """
 
-    def __init__(self, directory, *, every=60, start=0):
+    def __init__(self, directory: str | os.PathLike, *, every: float = 60, start: int = 0):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.every = every
         self.step = self.saved = start
-        self._interrupted = self._main = False
+        self._interrupted = False
+        self._previous_handler = None
 
     @staticmethod
-    def newest(directory):
+    def newest(directory: str | os.PathLike) -> tuple[pathlib.Path | None, int]:
         """`(path, steps)` of the newest checkpoint in `directory`, or `(None, 0)`."""
         found = {
             int(match[1]): path
@@ -45,9 +48,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._time = time.monotonic()
         remove_leftovers(self._file("*"))
         # Only the main thread may handle signals.
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
@@ -74,11 +76,11 @@ class Checkpoint(keras.callbacks.Callback):
         return self.directory / f"step-{step}.keras"
 
     def _interrupt(self, *_):
-        if self._interrupted:  # Ctrl-C again: at once
+        if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
 
     def close(self) -> None:
-        """Restores the usual effect of Ctrl-C."""
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+        """Restores the previous effect of Ctrl-C."""
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import losses, ops
 
+from keras_encnet.data.pairs import Pairs
+
 
 def split_mask(masks, num_classes, ignore_index):
     """Splits a mask into labels and a validity map.
@@ -150,7 +152,7 @@ TERMS = {
 }
 
 
-def class_weights(pairs, num_classes):
+def class_weights(pairs: Pairs, num_classes: int) -> np.ndarray:
     """Weights for `compile(class_weight=...)` that give rare classes more weight; their mean is 1.
 
     They are proportional to `1 / ln(1.02 + p)` for a class with share `p` of the pixels, as in ENet

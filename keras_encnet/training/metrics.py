@@ -4,11 +4,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_encnet")
 class MeanIoU(keras.metrics.Metric):
-    """Mean over the classes of intersection over union, over all pixels seen since the last reset.
+    """Mean over classes of intersection over union, for all pixels since the last reset.
 
-    Classes that neither occur nor are predicted are left out. Beside `keras.metrics.MeanIoU` this
-    one takes fractional weights, counts in float32, which never wraps, and has no Python loop over
-    pixels on any backend.
+    Classes that neither occur nor are predicted are left out. Unlike `keras.metrics.MeanIoU` it takes
+    fractional weights, counts in float32, which never wraps around, and has no Python loop over pixels
+    on any backend.
 
     Args:
         num_classes: number of classes.
@@ -20,27 +20,27 @@ class MeanIoU(keras.metrics.Metric):
     0.5
     """
 
-    def __init__(self, num_classes, name="miou", **kwargs):
+    def __init__(self, num_classes: int, name: str = "miou", **kwargs):
         super().__init__(name=name, **kwargs)
         self.num_classes = num_classes
         self.confusion = self.add_variable(
             (num_classes, num_classes), initializer="zeros", dtype="float32", name="confusion"
         )
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Counts a batch.
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds a batch.
 
         Args:
-            y_true: labels `(batch, ...)`, all of them among the classes.
+            y_true: class indices, integers `(batch, ...)`.
             y_pred: logits `(batch, ..., num_classes)`.
-            sample_weight: how much each label counts, `(batch, ...)`.
+            sample_weight: weight of each pixel, `(batch, ...)`.
         """
-        labels = ops.cast(y_true, "int32")
-        found = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        weight = ops.ones_like(labels) if sample_weight is None else sample_weight
-        # By image, for adding ones in float32 stops at 2²⁴.
-        batch, cells = ops.shape(labels)[0], self.num_classes**2
-        cell = ops.reshape(labels * self.num_classes + found, (batch, -1))
+        truth = ops.cast(y_true, "int32")
+        predicted = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        weight = ops.ones_like(truth) if sample_weight is None else sample_weight
+        # Per image, because adding ones in float32 stops at 2²⁴.
+        batch, cells = ops.shape(truth)[0], self.num_classes**2
+        cell = ops.reshape(truth * self.num_classes + predicted, (batch, -1))
         cell = cell + cells * ops.arange(batch, dtype="int32")[:, None]
         counts = ops.segment_sum(
             ops.cast(ops.reshape(weight, (-1,)), "float32"),
@@ -51,10 +51,10 @@ class MeanIoU(keras.metrics.Metric):
         self.confusion.assign_add(counts)
 
     def result(self):
-        hit = ops.diagonal(self.confusion)
-        union = ops.sum(self.confusion, 0) + ops.sum(self.confusion, 1) - hit
+        hits = ops.diagonal(self.confusion)
+        union = ops.sum(self.confusion, 0) + ops.sum(self.confusion, 1) - hits
         seen = ops.cast(union > 0, "float32")
-        iou = hit / ops.where(union > 0, union, 1)
+        iou = hits / ops.where(union > 0, union, 1)
         return ops.sum(iou) / ops.maximum(ops.sum(seen), 1)
 
     def get_config(self):

@@ -10,13 +10,14 @@ class SGD(keras.optimizers.SGD):
 
         v ← momentum · v + (g + weight_decay · w)        w ← w − η · v
 
-    Keras's own SGD multiplies by the learning rate inside `v`, which differs whenever the rate
-    changes, and keeps its `weight_decay` out of `v`, where the same number decays ten times less.
+    Keras's own SGD multiplies by the learning rate inside `v`, which gives other results whenever the
+    rate changes. It also keeps `weight_decay` out of `v`, so that with momentum 0.9 the same number
+    decays ten times less.
 
     Args:
         learning_rate: a number or a schedule.
         momentum: between 0 and 1.
-        weight_decay: added to the gradient, of every variable.
+        weight_decay: factor of the weights in the gradient, for every variable.
         name: the optimizer's name.
         **kwargs: see `keras.optimizers.Optimizer`.
 
@@ -24,7 +25,14 @@ class SGD(keras.optimizers.SGD):
     0.9
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, name="sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        name: str = "sgd",
+        **kwargs,
+    ):
         super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
         self.gradient_decay = weight_decay
 
@@ -46,21 +54,29 @@ class SGD(keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable("keras_encnet")
 class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """The recipes' "poly" schedule: from `initial` to `end`, reached at the last step.
+    """The "poly" schedule of the published recipes: from `initial` down to `end` at the last step.
 
     Args:
         initial: learning rate at step 0.
-        steps: number of steps of the whole training.
+        steps: total number of training steps.
         end: learning rate at step `steps`.
-        power: 0.9 in both code bases; 1 is a straight line.
-        warmup: steps over which the rate first rises from 0, none in the published recipes.
+        power: exponent, 0.9 in both code bases; 1 gives a straight line.
+        warmup: number of steps over which the rate first rises from 0; the recipes have none.
 
     >>> schedule = keras_encnet.training.PolynomialDecay(0.01, steps=100, power=1.0)
     >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 101)]
     [0.01, 0.005, 0.0001, 0.0001]
     """
 
-    def __init__(self, initial=0.01, *, steps, end=1e-4, power=0.9, warmup=0):
+    def __init__(
+        self,
+        initial: float = 0.01,
+        *,
+        steps: int,
+        end: float = 1e-4,
+        power: float = 0.9,
+        warmup: int = 0,
+    ):
         self.initial, self.steps, self.end, self.power = initial, steps, end, power
         self.warmup = warmup
 

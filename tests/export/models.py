@@ -1,4 +1,4 @@
-"""Small networks whose label maps hold many classes, with statistics that folding has to see."""
+"""Small networks with many classes in their label maps and non-trivial batch-norm statistics."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def tiny(dtype=None, backbone="resnet18", num_classes=CLASSES, **options):
         for key, variable in variable_keys(model, "mmsegmentation")
     }
     load_state(model, state_dict(shapes), "mmsegmentation")
-    # The classes' logits on a picture are made equal on average, so that each wins somewhere.
+    # With equal mean logits on a picture, each class wins somewhere.
     logits = model.predict(image(0, 96, 128)[None], verbose=0)
     classifier = model.get_layer("pixel_logits")
     kernel, bias = classifier.get_weights()
@@ -27,12 +27,12 @@ def tiny(dtype=None, backbone="resnet18", num_classes=CLASSES, **options):
 
 
 def float32(model):
-    """The same network, with the same weights, in float32."""
+    """A float32 copy of a model."""
     copy = EncNet.from_config({**model.get_config(), "dtype": "float32"})
     copy.set_weights(model.get_weights())
     return copy
 
 
 def classes_in(labels):
-    """How many classes hold 2 % of the pixels or more."""
+    """The number of classes with 2 % of the pixels or more."""
     return int((np.bincount(labels.ravel()) >= 0.02 * labels.size).sum())

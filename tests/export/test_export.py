@@ -1,4 +1,4 @@
-"""What `model.export` accepts, refuses and leaves behind, on every backend."""
+"""Arguments, errors and files of `model.export`, on every backend."""
 
 import importlib.util
 import os
@@ -89,12 +89,12 @@ def test_the_command_line_names_a_missing_package(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
-def test_a_path_without_a_name(model, path):
+def test_a_path_without_a_name_is_refused(model, path):
     with pytest.raises(ValueError, match="must be the name of a file or directory"):
         model.export(path, "litert")
 
 
-def test_tensorflow_is_needed(model, tmp_path, monkeypatch):
+def test_missing_tensorflow_is_named(model, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs tensorflow"):
         model.export(tmp_path / "model")
@@ -111,7 +111,7 @@ def test_an_earlier_export_is_replaced_and_other_files_are_kept(model, tmp_path)
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"a cat"
 
 
-def test_nothing_half_written_is_left(model, tmp_path, monkeypatch):
+def test_an_error_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
     (tmp_path / "model.tflite").write_bytes(b"before")
 
     def fail(*args, **kwargs):
@@ -127,14 +127,14 @@ def test_nothing_half_written_is_left(model, tmp_path, monkeypatch):
     assert (tmp_path / "model.tflite").read_bytes() == b"before"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_place_that_cannot_be_written(model, tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
+def test_a_directory_without_write_permission_is_named(model, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match=str(tmp_path)):
         model.export(tmp_path / "model", "litert")
 
 
-def test_a_file_in_the_way_of_a_directory(model, tmp_path):
+def test_a_file_in_place_of_a_directory_is_named(model, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(OSError, match="choose another place.*file"):
         model.export(tmp_path / "file" / "model", "litert")
@@ -145,7 +145,7 @@ def test_the_command_line_verifies(tmp_path, capsys):
     model.save_to_preset(tmp_path / "preset")
     command = f"export {tmp_path / 'preset'} {tmp_path / 'model'} --format litert --verify"
     assert main([*command.split(), "--outputs", "labels", "presence", "logits"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in (
         "LiteRT compared with the model",
         "the same label: ",
@@ -153,12 +153,12 @@ def test_the_command_line_verifies(tmp_path, capsys):
         "size: ",
         "time: ",
     ):
-        assert words in said
+        assert words in output
     assert main(f"export {tmp_path / 'preset'} {tmp_path / 'x'} --format tflite".split()) == 1
     assert "'litert'" in capsys.readouterr().err
 
 
-def test_verify_sees_what_differs(tmp_path):
+def test_verify_reports_differences(tmp_path):
     model = tiny()
     path = model.export(tmp_path / "model", "litert", outputs=["labels", "presence", "logits"])
     good = verify(model, path, runs=1)
@@ -179,10 +179,12 @@ def test_verify_sees_what_differs(tmp_path):
             verify(other, path, [image(0, 64, 80)], runs=1)
 
 
-def test_other_sizes_than_a_fixed_one_are_refused(model, tmp_path):
+def test_sizes_other_than_the_fixed_one_are_refused(model, tmp_path):
     run = open_export(model.export(tmp_path / "model", "litert", image_size=tuple(np.array([64, 96]))))
     assert run(np.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
-    with pytest.raises(ValueError, match=r"must have shape \(any, 64, 96, 3\), for which the file was exported"):
+    with pytest.raises(
+        ValueError, match=r"must have shape \(any, 64, 96, 3\), for which the file was exported"
+    ):
         run(np.zeros((1, 96, 64, 3), "uint8"))
 
 
@@ -206,7 +208,11 @@ def test_invalid_batches_are_named(exported, images, words):
 
 
 @pytest.mark.parametrize(
-    "name, words", [("model.pt", "must be an exported model.*'model.pt'"), ("gone.onnx", "There is no exported model")]
+    "name, words",
+    [
+        ("model.pt", "must be an exported model.*'model.pt'"),
+        ("gone.onnx", "There is no exported model"),
+    ],
 )
 def test_paths_that_are_not_exports_are_named(name, words, tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Every format in its own runtime, beside the model."""
+"""Every format in its own runtime, compared with the model."""
 
 import json
 import zipfile
@@ -21,8 +21,8 @@ WINDOWS = {"resize": [160, 100], "window": 64, "stride": 40}
 SIZES = (97, 131), (64, 72)
 
 
-def clear(logits):
-    """The pixels whose best two logits are apart by more than 2e-4 of the largest one."""
+def decided(logits):
+    """The pixels where the two best logits differ by more than 2e-4 of the largest one."""
     first, second = np.sort(logits, axis=-1)[..., -1:-3:-1].transpose(3, 0, 1, 2)
     return first - second > 2e-4 * abs(logits).max()
 
@@ -38,7 +38,7 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
         assert set(found) == {"labels", "presence", "logits"}
         assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
         assert found["labels"].dtype == "uint8" and classes_in(found["labels"]) >= 4
-        sure = clear(logits)
+        sure = decided(logits)
         assert sure.mean() > 0.99
         np.testing.assert_array_equal(found["labels"][sure], logits.argmax(-1)[sure])
         presence = [result.presence for result in model.segment(list(images))]
@@ -57,7 +57,7 @@ def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
     if format == "onnx":
         onnx = pytest.importorskip("onnx")
         onnx.checker.check_model(onnx.load(path))
-        # Where the exporter says that the network is; operations are called after layers alone.
+        # Operations are named after layers only, without the scopes of loops.
         assert b"/while/while/" not in path.read_bytes()
 
 
@@ -87,14 +87,14 @@ def test_encodings_protocol_and_logits_in_litert(tmp_path):
 def test_float16_halves_the_file(format, tmp_path):
     model = tiny()
     path = model.export(tmp_path / "model", format, outputs=["logits"], dtype="float16")
-    whole = sum(np.prod(weight.shape) for weight in model.coarse_network().weights) * 4
+    float32_size = sum(np.prod(weight.shape) for weight in model.coarse_network().weights) * 4
     weights = {
         "tf_saved_model": lambda: path / "variables" / "variables.data-00000-of-00001",
         "openvino": lambda: path.with_suffix(".bin"),
     }.get(format, lambda: path)()
-    # Files hold the graph, too, of which a tiny network has much for its few weights.
+    # The graph is large compared with the few weights of a tiny network.
     graph = 350_000 if weights == path else 30_000
-    assert weights.stat().st_size < 0.5 * whole + graph
+    assert weights.stat().st_size < 0.5 * float32_size + graph
     images = image(0, 97, 131)[None]
     found, logits = open_export(path)(images)["logits"], model.predict(images, verbose=0)
     assert 1e-6 < abs(found - logits).max() / abs(logits).max() < 5e-3
@@ -112,7 +112,7 @@ def test_a_mixed_model_is_exported_in_float32(dtype, tmp_path):
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_onnx_says_what_it_is(tmp_path):
+def test_onnx_metadata(tmp_path):
     import onnx
 
     model = onnx.load(tiny(labels=LABELS).export(tmp_path / "model.onnx", "onnx"))
@@ -125,7 +125,7 @@ def test_onnx_says_what_it_is(tmp_path):
     assert {output.name for output in model.graph.output} == {"labels", "presence"}
 
 
-def test_openvino_says_what_it_is(tmp_path):
+def test_openvino_metadata(tmp_path):
     import openvino
 
     path = tiny(labels=LABELS).export(tmp_path / "model", "openvino")
@@ -135,11 +135,11 @@ def test_openvino_says_what_it_is(tmp_path):
     assert model.input().get_any_name() == "images"
 
 
-def test_litert_says_what_it_is(tmp_path):
+def test_litert_metadata(tmp_path):
     path = tiny(labels=LABELS, se_head=False).export(tmp_path / "model", "litert")
     assert path.name == "model.tflite"
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode().split("\n") == LABELS
         assert json.loads(archive.read("labels.json"))["labels"] == LABELS
-    # Without SE head there is no presence.
+    # Without an SE head there is no presence.
     assert set(open_export(path)(image(0, 64, 64)[None])) == {"labels"}

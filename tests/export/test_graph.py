@@ -1,10 +1,11 @@
-"""The graph that is exported, before any format: what `segment` answers, for sizes of any kind."""
+"""The exported graph before conversion to a format: it gives the results of `segment`."""
 
 import keras
 import numpy as np
 import pytest
 
 from golden.weights import image
+from keras_encnet import EncNet
 from keras_encnet.inference.geometry import axes_of, evaluation_rule
 from models import classes_in, tiny
 
@@ -24,7 +25,7 @@ EVALUATIONS = {
     "resized and windows": {"resize": [200, 120], "window": [48, 64], "stride": [30, 41]},
     "encoding": {"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"},
     "encoding, whole": {"resize": 100, "protocol": "pytorch-encoding"},
-    "encoding as it is": {"window": 48, "protocol": "pytorch-encoding"},
+    "encoding, not resized": {"window": 48, "protocol": "pytorch-encoding"},
 }
 SIZES = (97, 131), (64, 70), (120, 48)
 
@@ -50,7 +51,7 @@ def test_labels_and_presence_are_those_of_segment(model, name, monkeypatch):
     monkeypatch.setattr(labels, "TILE", 29)
     model.evaluation = EVALUATIONS[name]
     network, functions = folded(model), {}
-    for strip in (20_000, 1 << 22):  # several strips, and one
+    for strip in (20_000, 1 << 22):  # several strips and a single one
         graph = ImageToLabels(network, model, ["labels", "presence"], Runtime(strip=strip))
         for known in ((None, None), SIZES[0]):
             functions[strip, known] = traced(graph, known).get_concrete_function()
@@ -63,7 +64,7 @@ def test_labels_and_presence_are_those_of_segment(model, name, monkeypatch):
                 continue
             found = function(tf.constant(images))
             for i, each in enumerate(wanted):
-                # Where two classes are as good as equal, rounding decides.
+                # Rounding decides between nearly equal classes.
                 assert np.mean(found["labels"][i] != each.label_map) < 2e-4
                 np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
 
@@ -87,7 +88,7 @@ def test_logits_are_the_models_whatever_its_evaluation(model):
     np.testing.assert_allclose(found["probabilities"], odds / odds.sum(-1, keepdims=True), atol=1e-5)
 
 
-def test_folding_leaves_no_norm_of_a_convolution_and_no_training():
+def test_folding_removes_norms_of_convolutions_and_training_operations():
     model = tiny()
     network = folded(model)
     layers = list(network._flatten_layers(include_self=False))
@@ -107,28 +108,23 @@ def test_more_than_255_classes():
     np.testing.assert_array_equal(found[0], model.segment(image(0, 64, 64)).label_map)
 
 
-def test_a_backbone_of_ones_own_in_half_precision():
+def test_custom_backbone_in_half_precision():
     def convolution(x, channels, strides=1):
         return keras.layers.Conv2D(channels, 3, strides, padding="same", dtype="mixed_float16")(x)
 
     pixels = keras.Input((None, None, 3))
     shallow = convolution(pixels, 8, 4)
     x = keras.layers.BatchNormalization(dtype="mixed_float16")(convolution(shallow, 8, 2))
-    model = module_model(keras.Model(pixels, [shallow, x]))
+    backbone = keras.Model(pixels, [shallow, x])
+    model = EncNet(backbone, 3, head_channels=8, num_codes=4, dtype="mixed_float16")
     found = traced(ImageToLabels(folded(model), model, ["logits"]))(image(0, 64, 80)[None])["logits"]
     wanted = model.predict(image(0, 64, 80)[None], verbose=0)
     # Half precision has eleven bits.
     assert 1e-6 < abs(found - wanted).numpy().max() / abs(wanted).max() < 2e-2
 
 
-def module_model(backbone):
-    from keras_encnet import EncNet
-
-    return EncNet(backbone, 3, head_channels=8, num_codes=4, dtype="mixed_float16")
-
-
 @pytest.mark.parametrize("bound", [(2048, 512), (2048, 1024), (2049, 1025), (520, 520), (200, 80)])
-def test_sizes_are_those_that_segment_finds(bound):
+def test_view_sizes_in_a_graph_equal_those_in_numpy(bound):
     rule = evaluation_rule({"resize": bound})
 
     def fitted(height, width):
@@ -142,6 +138,6 @@ def test_sizes_are_those_that_segment_finds(bound):
 
 
 @pytest.mark.parametrize("function", [labels.argmax, labels.argmax_of_last_axis])
-def test_the_first_of_the_largest_wins(function):
+def test_the_first_of_equal_classes_wins(function):
     scores = tf.constant([[0.0, 3, 3, 1], [-1, -1, -1, -1], [5, 0, 5, 5], [-np.inf, 1, 0, 1]])
     assert function(tf.transpose(scores)[None]).numpy().tolist() == [[1, 0, 0, 1]]

@@ -1,4 +1,4 @@
-"""`from_bytes`: what Pillow reads, a graph reads alike; what is broken harms nobody else."""
+"""`from_bytes` reads images as Pillow does, and broken ones do not affect the others."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ EXIF = b"Exif\0\0"
 
 
 def noisy(height, width, channels):
-    """Smooth enough for chroma to be upsampled, rough enough for every rounding to show."""
+    """An image smooth enough to upsample chroma and rough enough to show every rounding."""
     rng = np.random.default_rng(height * width)
     coarse = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, channels))
     fine = coarse.repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
@@ -49,7 +49,7 @@ def pillow(file):
 
 
 def planes(images):
-    """The three colours side by side, as labels, which lets a test see every pixel."""
+    """The three colours side by side as labels, so that a test sees every value."""
     return tf.concat(tf.unstack(images, axis=3), axis=2)
 
 
@@ -90,7 +90,7 @@ def test_jpeg_pixels_are_pillows(from_bytes, mode, options, size):
     assert_equal(from_bytes, saved(picture(mode, size), "JPEG", **options))
 
 
-def test_chroma_halved_in_height_alone(from_bytes):
+def test_jpeg_with_chroma_halved_in_height_only(from_bytes):
     file = saved(picture("RGB", (64, 64)), "JPEG", subsampling="4:2:2")
     assert file.count(b"\1\x21\0") == 1
     assert_equal(from_bytes, file.replace(b"\1\x21\0", b"\1\x12\0"))
@@ -98,7 +98,7 @@ def test_chroma_halved_in_height_alone(from_bytes):
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": "4:2:0"}, {"progressive": True}])
 @pytest.mark.parametrize("adobe", ["YCCK", "none"])
-def test_four_inks_that_pillow_cannot_write(from_bytes, adobe, options):
+def test_cmyk_variants_that_pillow_cannot_write(from_bytes, adobe, options):
     file = saved(picture("CMYK"), "JPEG", **options)
     at = file.index(b"\xff\xee\0\x0eAdobe")
     if adobe == "none":
@@ -215,13 +215,13 @@ ODD_EXIF = {
     "empty": b"",
     "cut off": b"II",
     "no entry": directory("<"),
-    "no such orientation": directory("<", entry("<", 0x0112, 9)),
-    "at an odd place": directory("<", TURN, offset=13),
-    "more entries said than there are": directory("<", TURN, count=40),
+    "invalid orientation": directory("<", entry("<", 0x0112, 9)),
+    "at an odd offset": directory("<", TURN, offset=13),
+    "more entries declared than present": directory("<", TURN, count=40),
     "twice": directory("<", TURN, entry("<", 0x0112, 3)),
     "neither byte order": b"XX" + directory("<", TURN)[2:],
     "directory beyond the end": b"II*\0\xff\xff\xff\xff",
-    "named twice": EXIF + directory("<", TURN),
+    "two Exif headers": EXIF + directory("<", TURN),
 }
 
 
@@ -236,7 +236,7 @@ def test_odd_exif_is_read_as_pillow_reads_it(from_bytes, name):
     [b"\xff\xff\xff", b"\xff\xfe\0\x08Exif\0\0", b"\xff\xe1\0\x06Exif"],
     ids=["fill bytes", "a comment", "another APP1"],
 )
-def test_exif_is_found_behind_other_bytes(from_bytes, before):
+def test_exif_is_found_after_other_bytes(from_bytes, before):
     file = with_exif(saved(picture("RGB"), "JPEG"), directory("<", TURN), before)
     assert pillow(file).shape == (47, 33, 3)
     assert_equal(from_bytes, file)
@@ -255,12 +255,12 @@ def broken_files():
         "half a JPEG": jpeg[: len(jpeg) // 2],
         "JPEG without its last byte": jpeg[:-1],
         "half a CMYK JPEG": saved(picture("CMYK"), "JPEG")[:-300],
-        "JPEG of no size": jpeg.replace(b"\0\x21\0\x2f\3", b"\0\0\0\0\3"),
+        "JPEG without a size": jpeg.replace(b"\0\x21\0\x2f\3", b"\0\0\0\0\3"),
         "start of a PNG": image[:8],
         "half a PNG": image[: len(image) // 2],
         "PNG with a wrong checksum": image.replace(b"IHDR\0\0\0\x2f", b"IHDR\0\0\0\x2e"),
         "PNG of 50,000 x 50,000": png(*huge),
-        "the same behind a small size": png(small_first, *huge),
+        "the same after a chunk with a small size": png(small_first, *huge),
         "JPEG of 50,000 x 50,000": jpeg.replace(b"\0\x21\0\x2f\3", b"\xc3\x50\xc3\x50\3"),
         "a side of 31": saved(picture("RGB", (31, 64)), "PNG"),
         "a side of 31, JPEG": saved(picture("RGB", (64, 31)), "JPEG"),
@@ -277,7 +277,7 @@ def test_a_broken_image_does_not_fail_the_others(from_bytes, name):
     np.testing.assert_array_equal(pixels(answer, 2), pillow(good[1]))
 
 
-def test_bounds_are_inclusive():
+def test_size_limits_are_inclusive():
     images = [Image.new("RGB", size) for size in [(20, 30), (19, 30), (20, 31)]]
     files = [saved(image, format) for format in ("JPEG", "PNG") for image in images]
     answer = function(planes, min_size=20, max_pixels=600)(files)
@@ -297,7 +297,7 @@ def test_images_with_too_many_pixels_are_not_decoded(from_bytes):
     assert grown * (1 if sys.platform == "darwin" else 1024) < 200e6  # decoded: 507e6
 
 
-def test_labels_are_grey_of_their_own_depth(from_bytes):
+def test_label_files_are_grey_with_8_or_16_bits(from_bytes):
     def wide(images):
         return tf.cast(images[..., 0], tf.uint16) * 257
 
@@ -319,7 +319,7 @@ SERVER = """
 import pathlib
 import sys
 
-sys.modules.update(dict.fromkeys(["keras", "keras_encnet", "PIL"]))  # None: no import finds them
+sys.modules.update(dict.fromkeys(["keras", "keras_encnet", "PIL"]))  # None makes their import fail
 
 import tensorflow as tf
 
@@ -333,7 +333,7 @@ for index, labels in enumerate(answer["labels_bytes"].numpy()):
 """
 
 
-def test_a_saved_model_serves_without_keras_and_this_package(tmp_path):
+def test_a_saved_model_runs_without_keras_and_this_package(tmp_path):
     module = tf.Module()
     module.shift = tf.Variable(3, dtype="uint8")
 

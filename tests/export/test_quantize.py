@@ -1,4 +1,4 @@
-"""8-bit files: convolutions of integers, small for it, and nearly the model's labels."""
+"""8-bit files: integer convolutions, a quarter of the size, nearly the same labels."""
 
 import keras
 import numpy as np
@@ -21,12 +21,12 @@ onnx = pytest.importorskip("onnx")
 
 SEEN, UNSEEN = scenes(24, seed=0, size=(96, 128)), scenes(4, seed=1, size=(96, 128))
 WINDOWS = {"window": 64, "stride": 48}
-CONVOLUTIONS = 8  # of the network below, its head's two among them; the classifier is none of them
+CONVOLUTIONS = 8  # in the network below, two of them in its head; the classifier is not among them
 
 
 @pytest.fixture(scope="module")
 def model():
-    """What random features know of street scenes by least squares; one feature is given up."""
+    """Random features with a least-squares classifier of street scenes."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((None, None, 3))
     shallow = ConvNorm(16, 3, strides=2, name="conv1")(pixels)
@@ -38,7 +38,7 @@ def model():
     deep = ConvNorm(64, 3, dilation_rate=2, name="conv5")(x)
     model = EncNet(keras.Model(pixels, [shallow, deep]), 9, head_channels=64, num_codes=4)
     for layer in (model.backbone.get_layer("conv3"), model.get_layer("bottleneck")):
-        # Its kernel is next to nothing and its bias is not, as in networks trained with decay.
+        # As weight decay leaves some channels: a tiny kernel and a normal bias.
         layer.gamma.assign([1e-9] + 63 * [1])
         layer.beta.assign([2] + 63 * [0])
 
@@ -56,11 +56,11 @@ def photos():
 
 
 def agreement(model, label):
-    """The share of pixels of unseen images with the model's own label."""
+    """The fraction of pixels of unseen images with the model's label."""
     return np.mean([label(image) == model.segment(image).label_map for image, _ in UNSEEN])
 
 
-def test_the_model_has_something_to_lose(model):
+def test_the_model_is_better_than_chance(model):
     assert np.mean([model.segment(image).label_map == mask for image, mask in UNSEEN]) > 0.4
 
 
@@ -73,15 +73,15 @@ def test_the_model_has_something_to_lose(model):
         ("litert", (96, 128), None),
     ],
 )
-def test_labels_are_the_models_but_for_a_few(model, format, size, evaluation, tmp_path, monkeypatch):
+def test_nearly_all_labels_are_the_models(model, format, size, evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "evaluation", evaluation)
     path = model.export(
         tmp_path / "model", format, quantize="int8", calibration=photos(), image_size=size
     )
     run = open_export(path)
     assert agreement(model, lambda image: run(image[None])["labels"][0]) > 0.97
-    # A quarter of the weights, and the graph, of which so small a network has much: in half
-    # precision it would be more than this.
+    # A quarter of the weights, and the graph, which is large compared with so small a network. Half
+    # precision would take more.
     weights = sum(4 * np.prod(x.shape) for x in model.coarse_network().weights)
     assert path.stat().st_size < weights / 4 + 120_000 < weights / 2
 
@@ -95,7 +95,7 @@ def test_labels_are_the_models_but_for_a_few(model, format, size, evaluation, tm
 
 
 def convolutions(graph):
-    """How many convolutions of an ONNX graph, loops included, have 8-bit kernels; and all of them."""
+    """The number of convolutions with 8-bit kernels in an ONNX graph, loops included, and of all."""
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     sources = {node.output[0]: node.input[0] for node in graph.node if node.input}
     kernels = [node.input[1] for node in graph.node if node.op_type == "Conv"]
@@ -110,16 +110,16 @@ def test_ranges_are_those_of_the_images(model):
     graph = quantized(ImageToLabels(folded(model), model, ["labels"]), images)
     backbone = next(x for x in graph.network.layers if isinstance(x, keras.Model))
     rounding = next(x for x in backbone.layers if isinstance(x, Rounding))
-    # What the first convolution reads is normalized.
+    # The input of the first convolution is normalized.
     low, high = (10 - 123.675) / 58.395, (200 - 103.53) / 57.375
     assert rounding.step == pytest.approx((high - low) / 255)
-    # Zero is a step, for which the range gives way by half a step.
+    # Zero must be a step, so the range shifts by up to half a step.
     np.testing.assert_allclose(rounding.range, (low, high), atol=rounding.step / 2)
     steps = rounding.range[0] / rounding.step
     assert steps == pytest.approx(round(steps))
 
 
-def test_it_matters_what_the_images_show(model):
+def test_calibration_images_matter(model):
     graph = ImageToLabels(folded(model), model, ["labels"])
     usual, dark = (quantized(graph, images) for images in (photos(), [np.zeros((96, 128, 3), "uint8")]))
     assert agreement(model, lambda image: usual(image[None])["labels"][0]) > 0.97
@@ -129,7 +129,7 @@ def test_it_matters_what_the_images_show(model):
 def test_steps_of_kernels():
     kernel = np.array([[127, 3, 1e-9], [-254, 1, 0]], "float32")
     steps = kernel_steps(kernel, np.array([5, 0, 2]), 0.5, axis=0)
-    # In steps of 1e-9 / 127 the last bias would be 5e11 of them.
+    # In steps of 1e-9 / 127 the last bias would be 5e11 steps.
     np.testing.assert_allclose(steps, [2, 3 / 127, 2 / 0.5 / 2**30], rtol=1e-6)
 
 
@@ -151,10 +151,13 @@ def test_a_folder_or_a_list_of_paths_and_arrays(tmp_path):
     [
         ([], "must hold one or more images"),
         ("nowhere", "must be a folder with images.*'nowhere', which has none"),
-        ([np.zeros((64, 31, 3), "uint8")], "Image 1 of `calibration` must have 32 pixels or more.*64×31"),
+        (
+            [np.zeros((64, 31, 3), "uint8")],
+            "Image 1 of `calibration` must have 32 pixels or more.*64×31",
+        ),
     ],
 )
-def test_images_that_will_not_do(model, calibration, words, tmp_path):
+def test_invalid_calibration_images_are_named(model, calibration, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         model.export(tmp_path / "model", "onnx", quantize="int8", calibration=calibration)
     assert not list(tmp_path.iterdir())
@@ -169,7 +172,7 @@ def test_images_that_will_not_do(model, calibration, words, tmp_path):
         ("litert", "float16"),
     ],
 )
-def test_pairs_that_are_refused(model, format, dtype, tmp_path):
+def test_unsupported_formats_and_dtypes_are_refused(model, format, dtype, tmp_path):
     with pytest.raises(
         ValueError, match=f"must be 'int8', with .*'onnx' or 'litert'.*{format}.*{dtype}"
     ):

@@ -1,4 +1,4 @@
-"""The SavedModel as a server meets it: its signatures, alone, without Keras and this package."""
+"""The SavedModel on a server: its signatures, without Keras and this package."""
 
 import io
 import os
@@ -22,8 +22,8 @@ import tensorflow as tf
 
 LABELS = ["sky", "road", "car", "tree", "wall", "lamp", "dog"]
 
-# Keras and this package are as good as not installed, as they are on a server.
-ALONE = """
+# Importing Keras or this package fails, as on a server without them.
+SERVER = """
 import sys
 sys.modules["keras"] = sys.modules["keras_encnet"] = None
 import numpy as np, tensorflow as tf
@@ -52,10 +52,10 @@ def served(model, tmp_path_factory):
     return path / "3"
 
 
-def test_it_runs_without_keras_and_without_us(model, served, tmp_path):
+def test_it_runs_without_keras_and_this_package(model, served, tmp_path):
     images = np.stack([image(seed, 97, 131) for seed in range(2)])
     np.save(tmp_path / "images.npy", images)
-    command = [sys.executable, "-c", ALONE, served, tmp_path / "images.npy", tmp_path / "found.npz"]
+    command = [sys.executable, "-c", SERVER, served, tmp_path / "images.npy", tmp_path / "found.npz"]
     subprocess.run(command, check=True, cwd=tmp_path, env=_without_paths())
     found = np.load(tmp_path / "found.npz")
     assert set(found) == {"labels", "presence"}
@@ -81,14 +81,14 @@ SHAPES = [(0, 64, 64, 3), (1, 31, 64, 3), (64, 64, 3), (1, 64, 64, 1), (1, 64, 6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_images_of_another_shape_are_refused_in_words(served, shape):
+def test_images_of_an_invalid_shape_are_refused(served, shape):
     run = tf.saved_model.load(str(served)).signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="of 32 pixels or more on both sides"):
         run(images=tf.zeros(shape, "uint8"))
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])
-def test_other_sizes_than_a_fixed_one_are_refused(batch_size, tmp_path):
+def test_sizes_other_than_the_fixed_one_are_refused(batch_size, tmp_path):
     path = tiny().export(tmp_path / "model", image_size=(64, 96), batch_size=batch_size)
     run = tf.saved_model.load(str(path)).signatures["serving_default"]
     assert run(images=tf.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
@@ -100,7 +100,7 @@ def test_other_sizes_than_a_fixed_one_are_refused(batch_size, tmp_path):
         open_export(path)(np.zeros((2, 96, 64, 3), "uint8"))
 
 
-def test_photographs_of_any_size_and_a_broken_one(model, served):
+def test_from_bytes_takes_images_of_any_size_and_a_broken_one(model, served):
     from_bytes = tf.saved_model.load(str(served)).signatures["from_bytes"]
     files, images = [], []
     for seed, size, format in ((0, (97, 131), "JPEG"), (1, (64, 72), "PNG"), (2, (80, 160), "JPEG")):
@@ -130,7 +130,7 @@ def test_saved_model_cli_runs_it(served, tmp_path):
     assert np.load(tmp_path / "presence.npy").shape == (1, 7)
 
 
-def test_requests_to_warm_up_are_for_these_signatures(served):
+def test_warm_up_requests_match_the_signatures(served):
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = served / "assets.extra" / "tf_serving_warmup_requests"
     signatures = tf.saved_model.load(str(served)).signatures

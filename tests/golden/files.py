@@ -18,7 +18,7 @@ def shapes_of(architecture, num_classes=3):
 
 
 def write_safetensors(path, state, metadata=None):
-    """By the format's description: 8 bytes of length, a JSON header, the arrays' bytes."""
+    """Writes 8 bytes of length, a JSON header and the bytes of the arrays."""
     header, start = {"__metadata__": metadata} if metadata else {}, 0
     for key, value in state.items():
         end = start + value.nbytes

@@ -1,23 +1,23 @@
-"""Writes the golden outputs beside this file: the PyTorch EncNets' own, for tests without PyTorch.
+"""Writes the golden outputs next to this file: those of the PyTorch EncNets, for tests without PyTorch.
 
     <oracle environment>/bin/python tests/golden/make.py --oracles <path to oracles.py>
 
 needs PyTorch, mmsegmentation 1.2.2 and torch-encoding 1.2.1; about three minutes on two cores. All
 weights, images and layer inputs come from `weights.py`, so the files hold little but outputs.
-Spatial arrays are channels last. Networks run in float32 on the CPU, as their users run them; what
-serves as a formula's truth (gradients, losses, optimizer) runs in float64.
+Spatial arrays are channels last. Networks run in float32 on the CPU, as users run them; gradients,
+losses and the optimizer run in float64.
 
 `shapes.json`: {architecture: {key: shape}}, the state dict of each architecture under its own code
-base's keys, -1 standing for the number of classes.
+base's keys; -1 stands for the number of classes.
 
-`cases.json`: {case: {...}}, a record for each run of a whole network: `source` ("mmsegmentation" or
+`cases.json`: {case: {...}}, a record for each run of a complete network: `source` ("mmsegmentation" or
 "pytorch-encoding"), `architecture` (into shapes.json), `depth`, `stem` ("v1c", "s"), `num_classes`,
 `align_corners`, `output_stride`, `laterals`, `se_head`, `weights_seed`, `image_seed`, `height`,
-`width`, `image_sum` (of the image's values, to see that it is the same), `largest` ({"logits",
-"aux", "se"}: largest magnitude over the whole output, the unit of a tolerance) and `float32_error`
-(how far the original's float32 is from its float64, in that unit).
+`width`, `image_sum` (sum of the image's values, a checksum), `largest` ({"logits",
+"aux", "se"}: largest magnitude in the output, the unit of tolerances) and `float32_error` (largest
+difference of the original between float32 and float64, in that unit).
 
-`networks.npz`, for each case, P sampled pixels of the image, C classes, float32 but for the first:
+`networks.npz`, for each case, P sampled pixels of the image, C classes, float32 except the first:
     <case>/positions  int16 (P, 2)   row and column; the corners are always among them
     <case>/logits     (P, C)         logits at the image's size, as the original resizes them
     <case>/aux        (P, C)         the same of the auxiliary head
@@ -43,22 +43,22 @@ base's keys, -1 standing for the number of classes.
     losses/<case>/presence        (2, 5) the SE head's targets
     losses/<case>/pixel, aux_loss, se_loss, total   float64 scalars, weighted by 1, 0.4, 0.2
     losses/<case>/grad_logits, grad_aux, grad_se    float32, of the total; computed in float64
-    losses/paper-<case>/...       PyTorch-Encoding's SegmentationLosses, mask and logits alike; of
-                                  its results the total and its gradients
+    losses/paper-<case>/...       PyTorch-Encoding's SegmentationLosses: the same inputs, the total
+                                  and its gradients
     sgd/<case>/momentum, weight_decay   scalars
     sgd/<case>/start (n,), gradients (5, n), rates (5,), steps (5, n)   float64; values after each
                                   step of torch.optim.SGD
-    sgd/quadratic/matrix, vector  there the gradient is matrix @ value - vector, at each value
+    sgd/quadratic/matrix, vector  the gradient of this case is matrix @ value - vector
 
 `training.npz` and `training.json`, one step of mmsegmentation's ResNet-18 EncNet in train mode
 without dropout, in float64:
     step/images, masks            uint8 (2, 64, 64, 3), (2, 64, 64)
     step/gradient/<key>           (n,) sampled entries of the gradient
     step/entries/<key>            int32 (n,), their indices in the flattened PyTorch array
-    step/running/<key>, running_entries/<key>   the same of running statistics after the step
-    training.json                 architecture, num_classes, weights_seed; `losses`; and by key
+    step/running/<key>, running_entries/<key>   the same for running statistics after the step
+    training.json                 architecture, num_classes, weights_seed, `losses`; and by key
         `sum_of_squares` of the gradient and `float32_error`, the largest error of the original's
-        own float32 gradient over the gradient's largest entry
+        float32 gradient divided by the gradient's largest entry
 """
 
 import argparse
@@ -108,11 +108,11 @@ def given_oracles():
     return oracles
 
 
-# Whole networks
+# Complete networks
 
 
 def mmseg_cases(oracles):
-    """Yields (model, case) for every mmsegmentation case; one model is alive at a time."""
+    """Yields (model, case) for every mmsegmentation case; only one model is in memory."""
     rows = []
     for corners in (False, True):
         for seed in (0, 1):
@@ -364,7 +364,7 @@ def losses():
 
 
 def drawn_outputs(name, size, classes):
-    """What the three heads might have put out for two images, float32."""
+    """Random outputs of the three heads for two images, float32."""
     shapes = {"logits": (2, *size, classes), "aux": (2, *size, classes), "se": (2, classes)}
     return {k: (3 * noise(f"{name}/{k}", v)).astype("float32") for k, v in shapes.items()}
 
@@ -520,7 +520,7 @@ def training_step(oracles):
     case = dict(depth=18, num_classes=19, align_corners=False, output_stride=8, laterals=False,
                 se_head=True, weights_seed=2)  # fmt: skip
     pixels = np.stack([image(seed, 64, 64) for seed in (100, 101)])
-    # Blocks of eight pixels in eight classes of the nineteen; a strip and a corner do not count.
+    # Blocks of eight pixels in eight of the nineteen classes; a strip and a corner are ignored.
     coarse = np.floor((noise("blocks", (2, 8, 8)) + 1) * 4).astype("uint8") * 2
     masks = coarse.repeat(8, 1).repeat(8, 2)
     masks[0, :, 27:32], masks[1, 50:, :20] = 255, 255

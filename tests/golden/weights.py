@@ -1,8 +1,8 @@
-"""Weights and images that a few integers determine, alike in NumPy, Keras and PyTorch.
+"""Weights and images generated from a few integers, identical in NumPy, Keras and PyTorch.
 
-The golden outputs in this directory and the benchmarks need the same network in two frameworks and
-no file between them. Values come from `numpy.random.RandomState`, whose stream NumPy has frozen,
-and are uniform, so that only exact arithmetic lies between the seed and the value.
+The golden outputs in this directory and the benchmarks need the same network in two frameworks,
+without a file to exchange. Values come from `numpy.random.RandomState`, which NumPy has frozen, and
+are uniform, so that they follow from the seed by exact arithmetic.
 """
 
 import numpy as np
@@ -24,9 +24,9 @@ def weight(key, shape, seed=0):
     """The values of one entry of an EncNet's state dict, as a trained network might have them.
 
     `key` is the entry's name in mmsegmentation or PyTorch-Encoding, `shape` its PyTorch shape.
-    Returns float32, or int64 zeros for a batch counter. Convolutions keep the variance of what
-    passes, residual branches add little to it, and the sums over pixels that Encoding returns are
-    normalized to about one, so that no sigmoid or softmax behind them saturates.
+    Returns float32, or int64 zeros for a batch counter. Convolutions keep the variance of their
+    inputs, residual branches add little to it, and the sums over pixels that Encoding returns are
+    normalized to about one, so that no later sigmoid or softmax saturates.
 
     >>> weight("backbone.layer1.0.conv1.weight", (64, 64, 3, 3)).dtype
     dtype('float32')
@@ -61,7 +61,7 @@ def _gain(key):
 
 
 def state_dict(shapes, seed=0):
-    """The whole state dict, `{key: array}`, for `shapes`, `{key: shape}`."""
+    """The complete state dict, `{key: array}`, for `shapes`, `{key: shape}`."""
     return {key: weight(key, tuple(shape), seed) for key, shape in shapes.items()}
 
 
@@ -81,17 +81,18 @@ def encoding_inputs(shape, seed, offset=0.0):
 
 
 def image(seed, height, width):
-    """A uint8 `(height, width, 3)` RGB image: colours that change slowly, and grain.
+    """A `uint8` `(height, width, 3)` RGB image: smooth colours with grain.
 
     >>> image(0, 33, 47).shape
     (33, 47, 3)
     """
     knots = 128.0 + 110.0 * noise("colours", (6, 6, 3), seed)
-    slow = np.einsum("hy,yxc,wx->hwc", _hats(height, 6), knots, _hats(width, 6))
+    smooth = np.einsum("hy,yxc,wx->hwc", _interpolation(height, 6), knots, _interpolation(width, 6))
     grain = 25.0 * noise("grain", (height, width, 3), seed)
-    return np.clip(np.round(slow + grain), 0, 255).astype("uint8")
+    return np.clip(np.round(smooth + grain), 0, 255).astype("uint8")
 
 
-def _hats(size, knots):
+def _interpolation(size, knots):
+    """The matrix `(size, knots)` of linear interpolation."""
     at = np.linspace(0.0, knots - 1.0, size)[:, None]
     return np.maximum(0.0, 1.0 - np.abs(at - np.arange(knots)))

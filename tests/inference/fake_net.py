@@ -1,4 +1,4 @@
-"""A stand-in for EncNet whose coarse logits NumPy and PyTorch compute alike."""
+"""A stand-in for EncNet with coarse logits that are the same in NumPy and PyTorch."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def image(height=61, width=97):
 
 
 def coarse(images, num_classes):
-    """`(batch, height, width, 3)` to logits at every eighth pixel."""
+    """Logits of images `(batch, height, width, 3)` at every eighth pixel."""
     pixels = np.asarray(images, "float32")[:, ::STRIDE, ::STRIDE] / 255
     mix = np.sin(1 + np.arange(3 * num_classes, dtype="float32").reshape(3, num_classes) * 2.3)
     return (4 * np.sin(5 * (pixels @ mix) + np.arange(num_classes))).astype("float32")

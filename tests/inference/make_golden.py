@@ -1,11 +1,11 @@
-"""Writes `golden.npz`: what the reference code bases make of the fake network's coarse logits.
+"""Writes `golden.npz`: results of the reference code bases for the fake network's coarse logits.
 
-They are mmsegmentation 1.2.2 (its scales chosen its own way, and as 0.x did), torch-encoding 1.2.1
-and `F.interpolate`.
+They are mmsegmentation 1.2.2 (with its own scales, and with those of 0.x), torch-encoding 1.2.1 and
+`F.interpolate`.
 
     <python of the oracle's environment> tests/inference/make_golden.py <folder of oracles.py>
 
-The environment is the one that `oracles.py` describes.
+`oracles.py` describes its environment.
 """
 
 import sys
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-if __name__ == "__main__":  # pytest imports this file in search of doctests, without PyTorch
+if __name__ == "__main__":  # pytest imports this file to look for doctests, without PyTorch
     import torch
     import torch.nn.functional as F
 
@@ -24,7 +24,7 @@ if __name__ == "__main__":  # pytest imports this file in search of doctests, wi
 
 CLASSES = 5
 RATIOS = (0.75, 1.0, 1.6)
-VIEWS = {}  # the resized images, so that tests of what comes after need no OpenCV
+VIEWS = {}  # the resized images, so that tests of the later steps need no OpenCV
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 
 
@@ -36,7 +36,7 @@ def logits_of(images):
 
 
 class Mmseg:
-    """The methods of mmsegmentation's segmentor that inference consists of, on the fake network."""
+    """The inference methods of mmsegmentation's segmentor, on the fake network."""
 
     def __init__(self, align_corners, window=None, stride=None):
         from mmseg.models.segmentors import EncoderDecoder

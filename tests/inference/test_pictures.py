@@ -24,7 +24,7 @@ def test_default_palette_is_distinct_stable_and_prefixed():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (60, 400), (900, 120), (1500, 2000)])
-def test_legend_names_only_classes_in_the_picture_and_fits(size):
+def test_legend_fits_and_names_only_classes_in_the_picture(size):
     image = np.zeros((*size, 3), "uint8")
     label_map = np.zeros(size, "uint8")
     label_map[:, : size[1] // 2] = 2
@@ -35,10 +35,10 @@ def test_legend_names_only_classes_in_the_picture_and_fits(size):
     found = colours_of(legend)
     assert {GREEN, RED} <= found and BLUE not in found
     assert picture.width >= width and legend.height >= 13
-    # Nothing is cut off: paper all around.
+    # Nothing is cut off: the edges are blank.
     edge = np.asarray(legend)[:, -2:]
     assert (edge == 255).all() and (np.asarray(legend)[-2:] == 255).all()
-    # The image itself is there, pixel for pixel, in the middle.
+    # The picture is in the middle, pixel by pixel.
     left = (picture.width - width) // 2
     part = np.asarray(picture)[:height, left : left + width]
     np.testing.assert_array_equal(part, np.array([GREEN, BLUE, RED], "uint8")[label_map])
@@ -60,9 +60,9 @@ def test_comparison_has_columns_and_all_classes():
     assert 25_000 <= counts[0] <= 26_000 and 150_000 <= counts[1] <= 151_000
 
 
-def test_comparison_wants_an_entry_for_each_title():
+def test_comparison_needs_an_entry_for_each_title():
     image = np.zeros((30, 40, 3), "uint8")
-    with pytest.raises(ValueError, match=r"lengths \[2\].*image.*truth.*prediction"):
+    with pytest.raises(ValueError, match=r"image.*truth.*prediction.*lengths \[2\]"):
         comparison([(image, image[..., 0])], ["road"], [GREEN])
     with pytest.raises(ValueError, match="one or more rows"):
         comparison([], ["road"], [GREEN])

@@ -4,13 +4,15 @@ import tracemalloc
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from fake_net import FakeNet, image
 from PIL import Image
 
+from keras_encnet import EncNet
 from keras_encnet.inference import Segmentation, segment, segmenting
-from keras_encnet.inference.geometry import PROTOCOLS, Axis, Rule, axes_of, block_of, evaluation_rule
+from keras_encnet.inference.geometry import Axis, block_of, evaluation_rule
 
 GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
 RATIOS = (0.75, 1.0, 1.6)
@@ -38,7 +40,7 @@ def case_of(name):
 
 
 def scores_of(model, pixels, ratios=(1.0,), flip=False):
-    """The scores of which `segment` takes the argmax, `(height, width, classes)`, all at once."""
+    """The scores `(height, width, classes)` of which `segment` takes the argmax, in one piece."""
     size = pixels.shape[:2]
     rule = evaluation_rule(model.evaluation, ratios=ratios)
     views = segmenting.views_of(size, rule, ratios)
@@ -61,15 +63,8 @@ def resize_matrix(old, new, corners):
     return matrix
 
 
-def windows(size, window, stride, protocol):
-    """Where windows of an axis start, and how long they are."""
-    rule = Rule(None, (window, window), (stride, stride), PROTOCOLS[protocol])
-    axis, _ = axes_of((size, size), rule)
-    return [axis.start(i) for i in range(axis.count)], axis.length
-
-
 class Constant:
-    """A network that answers with the logits that it is given."""
+    """A network with given logits."""
 
     def __init__(self, logits, align_corners=False, evaluation=None):
         self.logits = np.asarray(logits, "float32")
@@ -81,12 +76,12 @@ class Constant:
         return np.repeat(self.logits[None], len(images), 0), None
 
 
-# === Numbers from outside ===
+# === Against the reference code bases ===
 
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(23, 31), (56, 72), (4, 1), (7, 9)])
-def test_blocks_are_pytorchs_bilinear_resize(size, corners):
+def test_blocks_agree_with_pytorchs_bilinear_resize(size, corners):
     values = GOLDEN["small"]
     for axis in (0, 1):
         matrix = resize_matrix(values.shape[0], size[axis], corners)
@@ -96,9 +91,9 @@ def test_blocks_are_pytorchs_bilinear_resize(size, corners):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_and_labels_are_the_reference_code_bases(name, monkeypatch):
+def test_scores_and_labels_agree_with_the_reference_code_bases(name, monkeypatch):
     if not name.startswith("encoding"):
-        # OpenCV's resized images: this is about what comes after, and about their sizes.
+        # Images as OpenCV resized them: this tests their sizes and the later steps.
         monkeypatch.setattr(segmenting, "resize_image", lambda _, h, w: GOLDEN[f"view/{h}x{w}"])
     model, arguments = case_of(name)
     expected = GOLDEN[f"{name}/scores"]
@@ -109,29 +104,10 @@ def test_scores_and_labels_are_the_reference_code_bases(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["resized/False", "slide/True", "ratios_old/False"])
-def test_labels_agree_when_the_image_is_resized_here_too(name):
+def test_labels_agree_with_our_own_image_resizing(name):
     model, arguments = case_of(name)
     labels = segment(model, image(), **arguments).label_map
     assert (labels != GOLDEN[f"{name}/labels"]).mean() < 0.01
-
-
-def test_windows_lie_where_mmsegmentation_puts_them():
-    assert windows(2049, 769, 513, "mmsegmentation") == ([0, 513, 1026, 1280], 769)
-    assert windows(1025, 769, 513, "mmsegmentation") == ([0, 256], 769)
-    assert windows(500, 769, 513, "mmsegmentation") == ([0], 500)
-    assert windows(769, 769, 513, "mmsegmentation") == ([0], 769)
-
-
-def test_windows_lie_where_pytorch_encoding_puts_them():
-    # ceil((910 - 480) / 320) + 1 = 3, the last one from 640 to 910 and 210 pixels of black.
-    assert windows(910, 480, 320, "pytorch-encoding") == ([0, 320, 640], 480)
-    assert windows(260, 480, 320, "pytorch-encoding") == ([0], 480)
-
-
-def test_stride_is_two_thirds_as_in_the_published_configurations():
-    for window, stride in ((769, 513), (480, 320), (576, 384)):
-        rule = evaluation_rule({"window": window})
-        assert rule.stride == (stride, stride)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +127,8 @@ def test_resize_fits_long_and_short_side(size, resize, expected):
     assert model.seen[0].shape == (1, *expected, 3)
 
 
-def test_ratios_are_of_the_image_in_1_2_2_and_of_the_resize_in_0_x():
-    # Of a 60×80 image and [320, 90]: by hand.
+def test_ratios_scale_the_image_in_1_2_2_and_resize_in_0_x():
+    # A 60×80 image and [320, 90], by hand.
     pixels = np.zeros((60, 80, 3), "uint8")
     for protocol, expected in (
         ("mmsegmentation", [(90, 120), (120, 160)]),
@@ -172,7 +148,7 @@ def test_pytorch_encodings_windows_are_black_beyond_the_image():
     assert seen.sum() == 50 * 100 * 3 * 200
 
 
-def test_evaluation_is_plain_json():
+def test_evaluation_survives_json():
     for evaluation in (SLIDE, OLD, ENCODING):
         again = json.loads(json.dumps(evaluation))
         expected = segment(FakeNet(evaluation=evaluation), image()).label_map
@@ -195,7 +171,7 @@ def test_first_class_wins_ties():
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(130, 257), (64, 128), (401, 300)])
 def test_tiles_and_dropped_classes_change_nothing(size, corners):
-    # Against one dense matrix product an axis and NumPy's argmax.
+    # Against one dense matrix product per axis and NumPy's argmax.
     rng = np.random.default_rng(0)
     for classes, blocks in ((3, 1), (40, 4)):
         coarse = rng.normal(size=(math.ceil(size[0] / 8), math.ceil(size[1] / 8), classes))
@@ -221,7 +197,7 @@ def test_label_map_is_uint8_up_to_255_classes(classes, dtype):
     assert set(np.unique(label_map)) == {0, classes - 1}
 
 
-def test_a_mirrored_image_with_flip_gives_the_mirrored_labels():
+def test_with_flip_a_mirrored_image_gives_mirrored_labels():
     pixels = image(64, 96)
     for evaluation in (None, {"window": 48, "stride": 48}, ENCODING | {"resize": 64}):
         model = FakeNet(evaluation=evaluation, align_corners=True)
@@ -230,7 +206,7 @@ def test_a_mirrored_image_with_flip_gives_the_mirrored_labels():
         assert (plain != mirrored[:, ::-1]).mean() < 1e-3
 
 
-def test_whole_image_beside_windows_and_resize_off():
+def test_arguments_override_evaluation():
     model = FakeNet(evaluation=SLIDE)
     plain = segment(FakeNet(), image()).label_map
     result = segment(model, image(), resize=False, window=False)
@@ -254,7 +230,7 @@ def test_presence_is_the_mean_over_windows_ratios_and_flips():
     assert segment(FakeNet(presence=False), image()).presence is None
 
 
-def test_scores_of_large_logits_stay_finite_in_pytorch_encodings_way():
+def test_scores_of_large_logits_stay_finite_in_pytorch_encodings_protocol():
     logits = np.zeros((4, 4, 3))
     logits[..., 2] = 70
     model = Constant(logits, evaluation={"protocol": "pytorch-encoding"})
@@ -262,11 +238,7 @@ def test_scores_of_large_logits_stay_finite_in_pytorch_encodings_way():
     assert (label_map == 2).all()
 
 
-def test_the_whole_image_as_it_is_gives_the_argmax_of_predict():
-    import keras
-
-    from keras_encnet import EncNet
-
+def test_without_evaluation_labels_are_the_argmax_of_predict():
     keras.utils.set_random_seed(0)
     pixels = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(8, 8, strides=8, padding="same")(pixels)
@@ -300,7 +272,7 @@ def test_a_list_gives_a_list_in_order_and_batches_change_nothing():
     assert segment(model, []) == []
 
 
-def test_path_pil_image_uint8_and_float_are_the_same(tmp_path):
+def test_path_pil_image_uint8_and_float_give_the_same(tmp_path):
     Image.fromarray(image()).save(tmp_path / "a.png")
     expected = segment(FakeNet(), image()).label_map
     for source in (
@@ -312,7 +284,7 @@ def test_path_pil_image_uint8_and_float_are_the_same(tmp_path):
         np.testing.assert_array_equal(segment(FakeNet(), source).label_map, expected)
 
 
-def test_labels_and_palette_are_the_models_or_made_up():
+def test_labels_and_palette_are_the_models_or_default():
     model = FakeNet()
     result = segment(model, image())
     assert result.labels == ("class 0", "class 1", "class 2", "class 3", "class 4")
@@ -323,7 +295,7 @@ def test_labels_and_palette_are_the_models_or_made_up():
     np.testing.assert_array_equal(result.palette, np.arange(15).reshape(5, 3))
 
 
-# === Bad input ===
+# === Invalid input ===
 
 
 @pytest.mark.parametrize(
@@ -342,7 +314,7 @@ def test_labels_and_palette_are_the_models_or_made_up():
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         segment(FakeNet(), image(), **arguments)
 
@@ -360,7 +332,7 @@ def test_small_images_are_refused_by_name(tmp_path):
         segment(FakeNet(), [image(), tmp_path / "narrow.png"])
 
 
-def test_wrong_rank_nan_and_scaled_images():
+def test_invalid_arrays_are_named():
     with pytest.raises(ValueError, match=r"\(2, 61, 97, 3\)"):
         segment(FakeNet(), np.stack([image(), image()]))
     bad = image().astype("float32")
@@ -375,7 +347,7 @@ def test_wrong_rank_nan_and_scaled_images():
         segment(FakeNet(), image().astype("float64"))
 
 
-def test_logits_that_are_not_finite_are_an_error():
+def test_non_finite_logits_are_an_error():
     with pytest.raises(ValueError, match="NaN or infinity"):
         segment(Constant(np.full((4, 4, 2), np.nan)), np.zeros((32, 32, 3), "uint8"))
 

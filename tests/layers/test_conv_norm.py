@@ -1,4 +1,4 @@
-"""ConvNorm: PyTorch's padding, folding, frozen statistics."""
+"""ConvNorm: PyTorch's padding, batch statistics, freezing."""
 
 import keras
 import numpy as np
@@ -7,16 +7,17 @@ import pytest
 from backend import numpy
 from golden.weights import noise
 from keras_encnet.layers import ConvNorm
+from keras_encnet.layers.policies import skip_kernel_init
 
 
 @pytest.mark.parametrize("size", [(6, 7), (9, 8)])
 @pytest.mark.parametrize("strides,dilation", [(1, 1), (1, 4), (2, 1)])
-def test_pads_both_sides_alike(size, strides, dilation):
+def test_pads_both_sides_equally(size, strides, dilation):
     layer = ConvNorm(4, 3, strides=strides, dilation_rate=dilation, relu=False)
     x = noise("x", (1, *size, 3)).astype("float32")
     y = numpy(layer(x))
     assert y.shape == layer.compute_output_shape(x.shape)
-    # By hand, from the definition of a convolution with padding `dilation` on every side.
+    # By hand: a convolution with `dilation` pixels of padding on every side.
     kernel = numpy(layer.kernel)
     padded = np.pad(x[0], ((dilation, dilation), (dilation, dilation), (0, 0)))
     expected = np.zeros(y.shape[1:])
@@ -27,7 +28,7 @@ def test_pads_both_sides_alike(size, strides, dilation):
     np.testing.assert_allclose(y[0], expected / np.sqrt(1 + 1e-5), atol=1e-5)
 
 
-def test_statistics_are_the_batchs_in_training_and_move_as_in_pytorch():
+def test_training_uses_batch_statistics_and_updates_as_pytorch():
     layer = ConvNorm(3, 1, relu=False)
     x = 3 + 2 * noise("x", (2, 4, 5, 3)).astype("float32")
     layer.build(x.shape)
@@ -62,9 +63,7 @@ def test_statistics_are_float32_in_half_precision(policy):
     np.testing.assert_allclose(numpy(layer.moving_variance), 0.9 + 0.1 * seen.var(ddof=1), rtol=1e-3)
 
 
-def test_kernels_are_drawn_but_where_they_are_about_to_be_loaded():
-    from keras_encnet.layers.policies import skip_kernel_init
-
+def test_kernels_are_random_except_inside_skip_kernel_init():
     def kernel():
         layer = ConvNorm(4, 3)
         layer.build((None, 8, 8, 2))

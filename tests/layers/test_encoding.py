@@ -85,7 +85,7 @@ def test_gradient_agrees_with_finite_differences():
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_computes_in_float32_under_every_policy(policy):
-    # 4096 positions of distance 40: sums of 160,000, squared distances of which half the bits go.
+    # 4096 positions around 40: sums reach 160,000, and squared distances lose half their bits.
     x = 40 + noise("x", (1, 64, 64, 8)).astype("float32")
     layer = Encoding(2, dtype=keras.DTypePolicy(policy))
     y = layer(keras.ops.cast(x, layer.compute_dtype))
@@ -122,7 +122,7 @@ def test_symbolic_shapes_and_saving(tmp_path):
     np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="num_codes.*0"):
         Encoding(0)
     with pytest.raises(ValueError, match=r"\(2, 3\)"):

@@ -43,7 +43,7 @@ def test_gradient_agrees_with_pytorch(case):
 
 
 @pytest.mark.parametrize("corners", [False, True])
-def test_one_model_takes_sizes_that_are_known_only_when_run(corners):
+def test_one_model_takes_sizes_known_only_at_run_time(corners):
     inputs, like = keras.Input((None, None, 2)), keras.Input((None, None, 3))
     model = keras.Model([inputs, like], BilinearResize(corners)(inputs, like))
     assert model.output_shape == (None, None, None, 2)

@@ -1,4 +1,4 @@
-"""EncNet as the API promises it, on tiny models."""
+"""The public API of EncNet, on tiny models."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from backend import numpy
 from golden.weights import image
 from keras_encnet import EncNet
+from keras_encnet.models.resnet import backbone_by_name
 
 ONE = image(0, 40, 56)[None]
 
@@ -51,7 +52,7 @@ def test_training_call_returns_the_heads(model):
     assert all(keras.backend.standardize_dtype(y.dtype) == "float32" for y in outputs.values())
 
 
-def test_networks_are_over_the_models_own_layers(model):
+def test_networks_share_the_models_weights(model):
     heads = model.heads_network().predict_on_batch(ONE.astype("float32"))
     assert set(heads) == {"logits", "aux", "se"}
     assert set(model.coarse_network().predict_on_batch(ONE.astype("float32"))) == {"coarse", "se"}
@@ -66,7 +67,7 @@ def test_heads_that_a_model_lacks_are_absent():
     assert set(outputs) == {"logits"}
 
 
-def test_coarse_logits_are_the_heads_own_and_presence_a_probability(model):
+def test_coarse_logits_have_stride_8_and_presence_is_a_probability(model):
     logits, presence = model.coarse_logits(ONE)
     assert logits.shape == (1, 5, 7, 3) and presence.shape == (1, 3)
     se = numpy(model.heads(ONE)["se"])
@@ -121,7 +122,7 @@ def test_every_argument_is_an_attribute_and_in_the_config():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_computes_in_half_and_answers_in_float32(policy):
+def test_mixed_precision_computes_in_half_and_returns_float32(policy):
     model = tiny(dtype=policy)
     reference = tiny()
     reference.set_weights(model.get_weights())
@@ -130,7 +131,7 @@ def test_half_precision_computes_in_half_and_answers_in_float32(policy):
     assert np.abs(y - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def own_backbone(as_dict=False):
+def custom_backbone(as_dict=False):
     inputs = keras.Input((None, None, 3))
     maps = []
     x = inputs
@@ -144,8 +145,8 @@ def own_backbone(as_dict=False):
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_a_backbone_of_ones_own(as_dict, tmp_path):
-    backbone = own_backbone(as_dict)
+def test_custom_backbone(as_dict, tmp_path):
+    backbone = custom_backbone(as_dict)
     model = EncNet(backbone, 3, head_channels=8, laterals=True)
     assert model.backbone is backbone
     y = model.predict(ONE, verbose=0)
@@ -177,18 +178,16 @@ def test_backbone_weights_from_a_file(tmp_path):
     "name,depth,stem",
     [("resnet34", 34, (32, 32, 64)), ("resnet50s", 50, (64, 64, 128)), ("resnet152_v1", 152, (64,))],
 )
-def test_backbones_have_the_blocks_and_stems_of_their_names(name, depth, stem):
-    from keras_encnet.models.resnet import backbone_by_name
-
+def test_backbones_have_the_depth_and_stem_of_their_names(name, depth, stem):
     names = {layer.name: layer for layer in backbone_by_name(name, width=1 / 16).layers}
     stems = [layer.filters * 16 for key, layer in names.items() if key.startswith("stem_conv")]
     assert tuple(stems) == stem
     convs = [key for key in names if "_conv" in key and key.startswith("stage")]
-    # A ResNet's depth counts its convolutions (without shortcuts), the stem as one, the classifier.
+    # A ResNet's depth counts convolutions without shortcuts, the stem as one, and the classifier.
     assert len(convs) + 2 == depth
 
 
-def test_layers_are_named_after_what_they_are(model):
+def test_layer_names(model):
     names = [layer.name for layer in model.layers]
     assert names[:4] == ["images", "normalize", "resnet18", "bottleneck"]
     assert {"encoding", "gate", "pixel_logits", "upsample"} <= set(names)
@@ -198,7 +197,7 @@ def test_layers_are_named_after_what_they_are(model):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"backbone": "resnet5O"}, "resnet50"),
+        ({"backbone": "resnet5O"}, "`backbone`.*'resnet5O'.*Did you mean 'resnet50'"),
         ({"num_classes": 0}, "num_classes.*0"),
         ({"labels": ["a"]}, "labels.*3 names"),
         ({"palette": [[0, 0, 0]]}, r"palette.*\(3, 3\)"),
@@ -209,7 +208,7 @@ def test_layers_are_named_after_what_they_are(model):
         ({"backbone": keras.Sequential([keras.Input((None, None, 3))])}, "feature maps"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         EncNet(**{"backbone": "resnet18", "num_classes": 3, "width": 0.125, **arguments})
 

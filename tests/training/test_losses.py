@@ -1,4 +1,4 @@
-"""The losses against both PyTorch originals, computed there in float64; and by hand."""
+"""The losses against both PyTorch originals, which ran in float64, and by hand."""
 
 import pathlib
 
@@ -30,21 +30,21 @@ def record(name):
 
 
 def parts(case, average, logits, aux, se):
-    labels, counted, _ = split_mask(case["mask"], 5, 255)
+    labels, valid, _ = split_mask(case["mask"], 5, 255)
     options = {"average": average, "class_weight": case.get("class_weight")}
     if tuple(logits.shape[1:3]) != case["mask"].shape[1:]:
         resize = BilinearResize(bool(case["align_corners"]))
         like = keras.ops.convert_to_tensor(case["mask"][..., None].astype("float32"))
         logits, aux = resize(logits, like), resize(aux, like)
     return (
-        pixel_loss(labels, counted, logits, **options),
-        0.4 * pixel_loss(labels, counted, aux, **options),
-        0.2 * se_loss(labels, counted, se),
+        pixel_loss(labels, valid, logits, **options),
+        0.4 * pixel_loss(labels, valid, aux, **options),
+        0.2 * se_loss(labels, valid, se),
     )
 
 
 def computed(case, average):
-    """The three weighted losses, and the gradients of their sum, from one pass."""
+    """The three weighted losses and the gradients of their sum, from one forward pass."""
     seen = []
 
     def total(*heads):
@@ -78,9 +78,9 @@ def test_agrees_with_mmsegmentation(name):
         losses, [case[key] for key in ("pixel", "aux_loss", "se_loss")], rtol=1e-6
     )
     assert_gradients(grads, case)
-    labels, counted, stray = split_mask(case["mask"], 5, 255)
-    np.testing.assert_array_equal(numpy(presence(labels, counted, 5)), case["presence"])
-    assert int(stray) == 0
+    labels, valid, invalid_count = split_mask(case["mask"], 5, 255)
+    np.testing.assert_array_equal(numpy(presence(labels, valid, 5)), case["presence"])
+    assert int(invalid_count) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("paper-")])
@@ -92,7 +92,7 @@ def test_counted_agrees_with_pytorch_encoding(name):
 
 
 @pytest.mark.parametrize("average", ["all", "counted"])
-def test_a_batch_without_counted_pixels_has_loss_and_gradient_zero(average):
+def test_a_batch_without_valid_pixels_has_loss_and_gradient_zero(average):
     case = record("empty-batch")
     losses, grads = computed(case, average)
     assert losses == [0, 0, 0]
@@ -100,14 +100,14 @@ def test_a_batch_without_counted_pixels_has_loss_and_gradient_zero(average):
         np.testing.assert_array_equal(gradient, 0)
 
 
-def test_values_outside_the_classes_count_as_ignored():
+def test_values_outside_the_classes_are_ignored():
     case = record("ignored")
     mask = case["mask"].astype("int32")
     where = np.argwhere(mask == 255)
-    strange = mask.copy()
+    invalid = mask.copy()
     for place, value in zip(where, (5, 254, -1, 1000), strict=False):
-        strange[tuple(place)] = value
-    expected, got = split_mask(mask, 5, 255), split_mask(strange, 5, 255)
+        invalid[tuple(place)] = value
+    expected, got = split_mask(mask, 5, 255), split_mask(invalid, 5, 255)
     for a, b in zip(expected[:2], got[:2], strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b))
     assert int(expected[2]) == 0 and int(got[2]) == 4
@@ -115,15 +115,15 @@ def test_values_outside_the_classes_count_as_ignored():
 
 @pytest.mark.parametrize("average", ["all", "counted"])
 def test_sample_weights(average):
-    # Zero logits: every pixel's loss is ln 2. Seven pixels count, the eighth is ignored.
+    # Zero logits: the loss of every pixel is ln 2. One of the eight pixels is ignored.
     masks = np.array([[[0, 1], [1, 0]], [[1, 1], [0, 255]]])
-    labels, counted, _ = split_mask(masks, 2, 255)
+    labels, valid, _ = split_mask(masks, 2, 255)
     logits = np.zeros((2, 2, 2, 2), "float32")
     pixels = {"all": 8, "counted": 7}[average]
 
     def loss(weight):
-        weight = per_pixel(np.array(weight), counted)
-        return float(pixel_loss(labels, counted, logits, sample_weight=weight, average=average))
+        weight = per_pixel(np.array(weight), valid)
+        return float(pixel_loss(labels, valid, logits, sample_weight=weight, average=average))
 
     ln2 = np.log(2)
     assert loss([1, 1]) == pytest.approx(7 * ln2 / pixels)
@@ -134,27 +134,25 @@ def test_sample_weights(average):
     assert loss(each[..., None]) == pytest.approx(28 * ln2 / pixels)
 
 
-def test_a_loss_of_ones_own():
-    labels, counted, _ = split_mask(np.array([[[1, 0, 255, 1]]]), 2, 255)
+def test_custom_loss():
+    labels, valid, _ = split_mask(np.array([[[1, 0, 255, 1]]]), 2, 255)
     logits = np.zeros((1, 1, 4, 2), "float32")
 
     def label_plus_one(labels, logits):
         return keras.ops.cast(labels, "float32") + 1
 
-    assert float(pixel_loss(labels, counted, logits, loss=label_plus_one)) == (2 + 1 + 2) / 4
+    assert float(pixel_loss(labels, valid, logits, loss=label_plus_one)) == (2 + 1 + 2) / 4
     as_object = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    assert float(pixel_loss(labels, counted, logits, loss=as_object)) == pytest.approx(
-        3 * np.log(2) / 4
-    )
+    assert float(pixel_loss(labels, valid, logits, loss=as_object)) == pytest.approx(3 * np.log(2) / 4)
     with pytest.raises(ValueError, match=r"a value for each pixel.*\(1, 1\)"):
-        pixel_loss(labels, counted, logits, loss=lambda labels, logits: logits[..., 0, 0])
+        pixel_loss(labels, valid, logits, loss=lambda labels, logits: logits[..., 0, 0])
 
 
-def test_class_weights_are_enets():
+def test_class_weights_follow_enets_formula():
     image = np.zeros((32, 32, 3), "uint8")
     mask = np.zeros((32, 32), "uint8")
     mask[:8] = 1
-    mask[8:16] = 255  # of the 768 that count, 512 are class 0 and 256 class 1; 2 is absent
+    mask[8:16] = 255  # of 768 valid pixels 512 are class 0 and 256 class 1; class 2 is absent
     found = class_weights(Pairs([(image, mask)]), 3)
     expected = 1 / np.log(1.02 + np.array([512, 256, 0]) / 768)
     np.testing.assert_allclose(found, expected / expected.mean())

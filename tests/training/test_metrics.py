@@ -1,4 +1,4 @@
-"""Mean IoU by hand, and beside Keras's own."""
+"""Mean IoU by hand, and compared with Keras's own."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def test_by_hand():
 
 def test_weights():
     weight = np.array([[0.5, 2.0, 0.0, 1.5]])
-    # class 0: 0.5 of 0.5 + 2; class 1: 1.5 of 1.5 + 2; the third pixel counts for nothing
+    # class 0: 0.5 of 0.5 + 2; class 1: 1.5 of 1.5 + 2; the third pixel has weight 0
     assert mean_iou([[0, 0, 1, 1]], [[0, 1, 0, 1]], 2, weight) == pytest.approx(
         (0.5 / 2.5 + 1.5 / 3.5) / 2
     )
@@ -35,7 +35,7 @@ def test_weights():
 
 def test_absent_classes_are_left_out():
     assert mean_iou([[0, 0, 4]], [[0, 0, 4]], 5) == 1.0
-    # predicted alone: an IoU of 0 that counts
+    # predicted but absent: an IoU of 0, which counts
     assert mean_iou([[0, 0]], [[0, 3]], 5) == pytest.approx((1 / 2 + 0) / 2)
     assert float(MeanIoU(3).result()) == 0.0
 

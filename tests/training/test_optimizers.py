@@ -1,4 +1,4 @@
-"""SGD against torch.optim.SGD in float64, and the recipes' learning rates."""
+"""SGD against torch.optim.SGD in float64, and the learning rates of the recipes."""
 
 import pathlib
 
@@ -30,7 +30,7 @@ def test_sgd_agrees_with_pytorch_while_the_rate_changes(name):
 def test_polynomial_decay_is_mmsegmentations():
     steps, end, power = 160, 1e-4, 0.9
     schedule = PolynomialDecay(0.01, steps=steps, end=end, power=power)
-    # mmengine's PolyLR goes from one rate to the next.
+    # mmengine's PolyLR computes each rate from the one before.
     rate, rates = 0.01, [0.01]
     for step in range(1, steps + 1):
         rate = (rate - end) * (1 - 1 / (steps - step + 1)) ** power + end
@@ -40,7 +40,7 @@ def test_polynomial_decay_is_mmsegmentations():
     assert float(schedule(steps + 50)) == pytest.approx(end)
 
 
-def test_polynomial_decay_may_rise_first():
+def test_polynomial_decay_with_warmup():
     schedule = PolynomialDecay(1.0, steps=100, end=0.0, power=1.0, warmup=4)
     found = [float(schedule(step)) for step in range(5)]
     np.testing.assert_allclose(found, [0.25 * 1, 0.5 * 0.99, 0.75 * 0.98, 0.97, 0.96], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if it had not been."""
+"""Training runs that are interrupted and resumed."""
 
 import csv
 import os
@@ -16,6 +16,7 @@ from PIL import Image
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs, batches
 from keras_encnet.training import SGD, Checkpoint, PolynomialDecay, train
+from keras_encnet.training.run import History
 from training.tiny import tiny
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ PAIRS = Pairs(
         for _ in range(6)
     ]
 )
-STEPS = 3  # in an epoch
+STEPS = 3  # per epoch
 
 
 def make_model():
@@ -47,7 +48,7 @@ def run(directory, make=make_model, epochs=2, **options):
 
 
 def stop_after(step):
-    """A callback that breaks training off in its `step`th step, before that step is saved."""
+    """A callback that interrupts training in its `step`th step, before that step is saved."""
     done = 0
 
     def count(batch, logs):
@@ -60,13 +61,13 @@ def stop_after(step):
 
 
 def no_model():
-    raise AssertionError("a model from the start")
+    raise AssertionError("started over instead of resuming")
 
 
-def test_resumed_is_as_uninterrupted(tmp_path):
-    whole = run(tmp_path / "whole").get_weights()
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    expected = run(tmp_path / "uninterrupted").get_weights()
 
-    # In the middle of the first epoch; then, that finished, in the first step of the second.
+    # First in the middle of epoch 1; then, after the rest of it, in the first step of epoch 2.
     stopped = tmp_path / "stopped"
     for make, stop, saved in ((make_model, 3, 2), (no_model, 2, 3)):
         with pytest.raises(KeyboardInterrupt):
@@ -75,14 +76,14 @@ def test_resumed_is_as_uninterrupted(tmp_path):
         assert len(list(stopped.glob("*.keras"))) == 1
     model = run(stopped, no_model)
     assert Checkpoint.newest(stopped)[1] == int(model.optimizer.iterations) == 2 * STEPS
-    for a, b in zip(whole, model.get_weights(), strict=True):
+    for a, b in zip(expected, model.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
     with (stopped / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) > 0 and set(rows[0]) >= {"miou", "se_loss"}
 
-    # A training that is done is loaded and nothing else.
+    # A finished run is only loaded.
     again = run(stopped, no_model, callbacks=[stop_after(1)])
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
@@ -96,7 +97,7 @@ def test_other_settings_are_refused(tmp_path):
         run(tmp_path, no_model)
 
 
-def test_newest_takes_finished_files_alone(tmp_path):
+def test_newest_ignores_unfinished_files(tmp_path):
     assert Checkpoint.newest(tmp_path) == (None, 0)
     assert Checkpoint.newest(tmp_path / "absent") == (None, 0)
     for name in ("step-00000009.keras", "step-00000012.keras", "unfinished.keras", "step-x.keras"):
@@ -105,11 +106,11 @@ def test_newest_takes_finished_files_alone(tmp_path):
     assert Checkpoint.newest(tmp_path) == (tmp_path / "step-00000012.keras", 12)
 
 
-def test_a_save_that_fails_leaves_the_one_before(tmp_path):
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path):
     checkpoint = Checkpoint(tmp_path)
 
     def save(path, fails=False):
-        pathlib.Path(path).write_text("half" if fails else "whole")
+        pathlib.Path(path).write_text("partial" if fails else "complete")
         if fails:
             raise OSError("disk full")
 
@@ -126,16 +127,14 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save()
     path, step = Checkpoint.newest(tmp_path)
-    assert step == 3 and path.read_text() == "whole"
+    assert step == 3 and path.read_text() == "complete"
 
 
-def test_history_keeps_one_row_an_epoch_whatever_was_measured_in_it(tmp_path):
-    from keras_encnet.training.run import History
-
+def test_history_has_one_row_per_epoch(tmp_path):
     history = History(tmp_path / "history.csv")
     history.on_epoch_end(0, {"loss": 3.0})
     history.on_epoch_end(1, {"loss": 2.0, "val_miou": 0.5})
-    # What was done again after a kill
+    # Epoch 2 is repeated after a kill.
     History(tmp_path / "history.csv").on_epoch_end(1, {"loss": 2.5, "val_miou": 0.25})
     History(tmp_path / "history.csv").on_epoch_end(2, {"loss": 1.0})
     with (tmp_path / "history.csv").open(newline="") as file:
@@ -148,7 +147,7 @@ def test_history_keeps_one_row_an_epoch_whatever_was_measured_in_it(tmp_path):
     ]
 
 
-# The command itself, killed and told to stop.
+# === The command, killed and interrupted ===
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +201,7 @@ def test_the_command_killed_and_run_again_finishes(photographs, tmp_path):
     assert EncNet.from_preset(tmp_path / "model").labels == ("a", "b", "c")
     with (training / "history.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == [str(i + 1) for i in range(8)]
-    # The second run began where the first had been killed.
+    # The second run resumed where the first was killed.
     assert "Epoch 1/8" not in output and "Epoch 8/8" in output
 
 

@@ -1,4 +1,4 @@
-"""What `compile`, `fit` and `evaluate` promise; and one step of mmsegmentation's own training."""
+"""`compile`, `fit` and `evaluate`, and one training step against mmsegmentation."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ HERE = pathlib.Path(__file__).parents[1] / "golden"
 GOLDEN = np.load(HERE / "training.npz")
 STEP = json.loads((HERE / "training.json").read_text())
 
-# One size and one batch size for all: JAX compiles anew for each.
+# One image size and one batch size: JAX compiles again for each.
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype="uint8")
 MASKS = np.random.default_rng(1).integers(0, 3, (4, 32, 48), dtype="uint8")
 MASKS[0, :8] = 255
@@ -33,14 +33,14 @@ def trainable(model):
 
 
 def zeros(**heads):
-    """Zero logits of two images: a cross-entropy of ln 3 for every pixel, and ln 2 for the SE."""
+    """Zero logits of two images: a cross-entropy of ln 3 per pixel, and ln 2 for the SE head."""
     pixel, image = np.zeros((2, 32, 48, 3), "float32"), np.zeros((2, 3), "float32")
     return {"logits": pixel, "aux": pixel, "se": image} | heads
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model that `fit` has seen; tests may train it further."""
+    """A model after `fit`; tests may train it further."""
     model = tiny()
     model.compile()
     model.fit(
@@ -61,7 +61,7 @@ def test_compile_without_arguments():
     assert type(optimizer) is SGD
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
     assert (optimizer.momentum, optimizer.gradient_decay) == (0.9, 5e-4)
-    # Of 64 rows of pixels 8 are ignored, and counted in the mean.
+    # 8 of 64 rows of pixels are ignored, but count in the mean.
     pixel = (1 - 8 / 64) * np.log(3)
     total = model.compute_loss(y=MASKS[:2], y_pred=zeros())
     assert float(total) == pytest.approx(1.4 * pixel + 0.2 * np.log(2), rel=1e-4)
@@ -108,7 +108,7 @@ def test_class_weights():
         ({"class_weight": {0: 2, 3: 1}}, r"keys of `class_weight`.*0 to 2.*\[3\]"),
     ],
 )
-def test_compile_refuses(options, message):
+def test_invalid_arguments_of_compile_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         tiny().compile(**options)
 
@@ -118,7 +118,7 @@ def test_sample_weights_reach_pixel_and_auxiliary_loss_but_not_the_se_loss():
     model.compile()
     image = np.array([3.0, 1.0], "float32")
     pixels = np.ones((2, 32, 48), "float32") * image[:, None, None]
-    # Of the first image three quarters count.
+    # Three quarters of the first image are valid.
     pixel = (3 * 0.75 + 1) / 2 * np.log(3)
     expected = pytest.approx(1.4 * pixel + 0.2 * np.log(2), rel=1e-4)
     for weight in (image, pixels):
@@ -172,7 +172,7 @@ def by_hand(logits, masks, weight=1.0):
     return (loss * weight).mean(), np.mean(ious)
 
 
-def test_fit_with_class_weight_names_the_place_for_it(trained):
+def test_fit_with_class_weight_is_an_error_that_names_compile(trained):
     with pytest.raises(ValueError, match=r"compile\(class_weight=\.\.\.\)"):
         trained.fit(IMAGES, MASKS, class_weight={0: 1.0}, verbose=0)
 
@@ -185,7 +185,7 @@ def test_nan_in_images_is_an_error(trained):
             call(images, MASKS, verbose=0)
 
 
-def test_fit_goes_through_batches_epoch_by_epoch(trained):
+def test_fit_takes_batches_epoch_by_epoch(trained):
     pairs = Pairs(list(zip(IMAGES, MASKS, strict=True)))
     for count, steps in ((4, 2), (2, 1)):
         data = batches(pairs[:count], size=(32, 48), batch_size=2, augment=True, seed=0)
@@ -194,7 +194,7 @@ def test_fit_goes_through_batches_epoch_by_epoch(trained):
         assert set(history) == TRAINING_LOGS and len(history["loss"]) == 2
 
 
-def test_a_model_saved_and_loaded_goes_on_training(trained, tmp_path):
+def test_a_saved_and_loaded_model_continues_training(trained, tmp_path):
     trained.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert int(loaded.optimizer.iterations) == int(trained.optimizer.iterations) > 0
@@ -222,7 +222,7 @@ def test_arguments_of_compile_survive_loading(tmp_path):
     )
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    # Keras has one of its own on PyTorch.
+    # On PyTorch Keras makes a subclass.
     assert isinstance(loaded.optimizer, keras.optimizers.AdamW)
     assert loaded.optimizer.get_config() == model.optimizer.get_config()
     heads = zeros(logits=np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype("float32"))
@@ -233,7 +233,7 @@ def test_arguments_of_compile_survive_loading(tmp_path):
 
 
 @pytest.mark.parametrize("heads", [("aux",), ("se",), ()])
-def test_losses_are_those_of_the_heads_there_are(heads):
+def test_losses_are_those_of_the_models_heads(heads):
     model = tiny(aux_head="aux" in heads, se_head="se" in heads)
     model.compile()
     parts = {"pixel_loss", *(f"{head}_loss" for head in heads)}
@@ -264,7 +264,7 @@ def test_mixed_precision_trains(policy, backbone):
     assert {keras.backend.standardize_dtype(y.dtype) for y in heads.values()} == {"float32"}
 
 
-def test_a_frozen_backbone_stays_what_it_is():
+def test_a_frozen_backbone_does_not_change():
     model = tiny()
     model.backbone.trainable = False
     model.compile()
@@ -277,7 +277,7 @@ def test_a_frozen_backbone_stays_what_it_is():
 
 
 class Foreign(keras.utils.PyDataset):
-    """Two batches whose masks nothing looks at beforehand."""
+    """Two batches with masks that are not checked beforehand."""
 
     def __init__(self, masks):
         super().__init__()
@@ -291,35 +291,35 @@ class Foreign(keras.utils.PyDataset):
 
 
 @pytest.fixture(scope="module")
-def still():
-    """A model that moves only where a loss pulls."""
+def undecayed():
+    """A model without weight decay: only the loss changes it."""
     model = tiny()
     model.compile(SGD(0.1, weight_decay=0.0))
     return model
 
 
-def test_a_batch_of_ignored_pixels_changes_no_weight(still):
-    before = trainable(still)
-    logs = still.train_on_batch(IMAGES[:2], np.full_like(MASKS[:2], 255), return_dict=True)
+def test_a_batch_of_ignored_pixels_changes_no_weight(undecayed):
+    before = trainable(undecayed)
+    logs = undecayed.train_on_batch(IMAGES[:2], np.full_like(MASKS[:2], 255), return_dict=True)
     assert {float(value) for value in logs.values()} == {0.0}
-    for a, b in zip(before, trainable(still), strict=True):
+    for a, b in zip(before, trainable(undecayed), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_strange_labels_in_a_foreign_dataset_count_as_ignored_and_are_warned_about_once(still):
-    before = trainable(still)
-    strange = Foreign(np.full_like(MASKS, 77))
+def test_invalid_mask_values_of_a_foreign_dataset_are_ignored_with_one_warning(undecayed):
+    before = trainable(undecayed)
+    invalid = Foreign(np.full_like(MASKS, 77))
     with pytest.warns(UserWarning, match=r"6144 pixels have labels.*0 to 2.*255.*subtract 1"):
-        still.fit(strange, validation_data=Foreign(np.full_like(MASKS, 255)), verbose=0)
-    for a, b in zip(before, trainable(still), strict=True):
+        undecayed.fit(invalid, validation_data=Foreign(np.full_like(MASKS, 255)), verbose=0)
+    for a, b in zip(before, trainable(undecayed), strict=True):
         np.testing.assert_array_equal(a, b)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         half = np.where(MASKS == 1, 77, MASKS).astype("uint8")
-        logs = still.evaluate(Foreign(half), verbose=0, return_dict=True)
+        logs = undecayed.evaluate(Foreign(half), verbose=0, return_dict=True)
         ignored = np.where(MASKS == 1, 255, MASKS).astype("uint8")
-        expected = still.evaluate(Foreign(ignored), verbose=0, return_dict=True)
+        expected = undecayed.evaluate(Foreign(ignored), verbose=0, return_dict=True)
     assert logs == expected
 
 
@@ -332,7 +332,7 @@ def test_fit_from_a_plain_generator_of_tensors(trained):
     assert set(history) == TRAINING_LOGS and np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of tf.data")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs tf.data")
 def test_fit_from_a_tensorflow_dataset_of_unknown_sizes():
     import tensorflow as tf
 
@@ -362,7 +362,7 @@ def test_a_training_step_agrees_with_mmsegmentation():
         for key, shape in shapes.items()
     }
     load_state(model, state_dict(shapes, STEP["weights_seed"]), "mmsegmentation")
-    # A rate of 1 makes the gradient what a step takes away.
+    # With a rate of 1 a step subtracts the gradient.
     model.compile(SGD(1.0, momentum=0.0, weight_decay=0.0))
     before = pytorch_state(model)
     logs = model.train_on_batch(GOLDEN["step/images"], GOLDEN["step/masks"], return_dict=True)
@@ -383,7 +383,7 @@ def test_a_training_step_agrees_with_mmsegmentation():
     for name in filter(lambda name: name.startswith("step/running/"), GOLDEN.files):
         key = name.removeprefix("step/running/")
         found = after[key][GOLDEN[f"step/running_entries/{key}"]]
-        # Keras keeps the biased variance there; it is of 64 values or more everywhere else.
+        # The norm after Encoding is Keras's, which keeps the biased variance.
         tolerance = 2e-3 if ".encoding.1.running_var" in key else 2e-5
         np.testing.assert_allclose(found, GOLDEN[name], rtol=tolerance, atol=1e-5, err_msg=key)
 

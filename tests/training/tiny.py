@@ -1,4 +1,4 @@
-"""A network that every backend compiles in moments, all parts of EncNet included."""
+"""A complete EncNet, small enough for every backend to compile quickly."""
 
 import keras
 
@@ -7,7 +7,7 @@ from keras_encnet.layers import ConvNorm
 
 
 def tiny(**options):
-    """The same EncNet for three classes each time, around three convolutions."""
+    """An EncNet for three classes on three convolutions, with the same weights each time."""
     keras.utils.set_random_seed(0)
     x = images = keras.Input((None, None, 3), name="images")
     features = []
