@@ -35,7 +35,7 @@ def extend_labels(
     tile = (width + tiles - 1) // tiles
     pixels = ops.reshape(ops.arange(tiles * tile), (tiles, tile))
     across = block_of(columns, pixels, w, align_corners, exponential)
-    across_inner = ops.transpose(across.inner, (0, 2, 1))
+    across_inner = transposed(across.inner)
 
     def label(index):
         """The labels of the rows `index`."""
@@ -75,7 +75,7 @@ def average_columns(x, block):
     runs, k, v = ops.shape(block.shares)
     x = ops.reshape(x, (runs, -1, k, v)) * ops.expand_dims(block.shares, 1)
     x = ops.sum(x, axis=2)
-    return x if block.outer is None else ops.matmul(x, ops.transpose(block.outer, (0, 2, 1)))
+    return x if block.outer is None else ops.matmul(x, transposed(block.outer))
 
 
 def average_rows(x, block):
@@ -84,6 +84,13 @@ def average_rows(x, block):
     x = ops.reshape(x, (ops.shape(x)[0], k, v, -1)) * ops.reshape(block.shares, (1, k, v, 1))
     x = ops.sum(x, axis=1)
     return x if block.outer is None else ops.matmul(block.outer[0], x)
+
+
+def transposed(x):
+    """Swaps the last two of three axes."""
+    # LiteRT's converter fails on equal permutations inside and outside a loop, whose constants it
+    # shares. The network permutes three axes like this one, so four are permuted here.
+    return ops.transpose(ops.expand_dims(x, 1), (0, 1, 3, 2))[:, 0]
 
 
 def swapped(x):

@@ -296,7 +296,7 @@ def first_line(axis: Axis, pixel, coarse, align_corners: bool):
     pixels = ops.reshape(ops.minimum(pixel, axis.size - 1), (1, 1))
     seen, _ = _pixels_of_view(axis, pixels, align_corners)
     offsets = seen[0, 0] - axis.start(ops.arange(axis.count))
-    # Windows begin one after the other: the first that contains the pixel is the first not to end before it.
+    # The windows before the first one that contains the pixel end before it.
     number = ops.sum(ops.cast(offsets >= axis.length, "int32"))
     offset = ops.maximum(seen[0, 0] - axis.start(number), 0)
     source = interpolation_source(offset, coarse, axis.length, align_corners)

@@ -16,8 +16,7 @@ class Checkpoint(keras.callbacks.Callback):
     The file name holds the number of completed steps. The file appears by a single rename, so the
     newest one is complete even if the process is killed. Until `close` is called, Ctrl-C saves at the
     end of the current step and then raises `KeyboardInterrupt`; a second Ctrl-C raises immediately.
-    A resumed run equals an uninterrupted one except for dropout, whose random state Keras does not
-    save.
+    A resumed run equals an uninterrupted one except for dropout: Keras does not save its random state.
 
     Args:
         directory: where to keep the file.

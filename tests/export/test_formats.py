@@ -47,7 +47,9 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_encnet.export.labels.STRIP", 20_000)  # several strips
+    row = FORMATS[format]
+    several_strips = row._replace(runtime=row.runtime._replace(strip=20_000))
+    monkeypatch.setitem(FORMATS, format, several_strips)
     model = tiny(evaluation=WINDOWS, align_corners=True)
     path = model.export(str(tmp_path / "model"), format, image_size=(97, 131), batch_size=1)
     found, wanted = open_export(path)(image(0, 97, 131)[None]), model.segment(image(0, 97, 131))

@@ -76,7 +76,7 @@ def test_presence_alone(model):
     np.testing.assert_allclose(found["presence"][0], wanted, atol=1e-6)
 
 
-def test_logits_are_the_models_whatever_its_evaluation(model):
+def test_logits_do_not_depend_on_the_evaluation(model):
     images = image(3, 97, 131)[None]
     wanted = model.predict(images, verbose=0)
     model.evaluation = EVALUATIONS["resized and windows"]

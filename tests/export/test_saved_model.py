@@ -94,9 +94,9 @@ def test_sizes_other_than_the_fixed_one_are_refused(batch_size, tmp_path):
     assert run(images=tf.zeros((2, 64, 96, 3), "uint8"))["labels"].shape == (2, 64, 96)
     shapes = [(2, 96, 64, 3), (1, 128, 96, 3), *SHAPES] + ([(1, 64, 96, 3)] if batch_size else [])
     for shape in shapes:
-        with pytest.raises(tf.errors.InvalidArgumentError, match=", 64, 96, 3\\), of 32 pixels"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=", 64, 96, 3\\), with one or more"):
             run(images=tf.zeros(shape, "uint8"))
-    with pytest.raises(ValueError, match="was exported for \\(.*, 64, 96, 3\\)"):
+    with pytest.raises(ValueError, match="must have shape \\(.*, 64, 96, 3\\), for which"):
         open_export(path)(np.zeros((2, 96, 64, 3), "uint8"))
 
 

@@ -10,7 +10,7 @@ SHAPES = json.loads(pathlib.Path(__file__).with_name("shapes.json").read_text())
 
 
 def shapes_of(architecture, num_classes=3):
-    """The originals' own names and shapes, `{key: shape}`."""
+    """The names and shapes of an original, `{key: shape}`."""
     return {
         key: tuple(num_classes if n == -1 else n for n in shape)
         for key, shape in SHAPES[architecture].items()

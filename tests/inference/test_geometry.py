@@ -16,6 +16,7 @@ from keras_encnet.inference.geometry import (
     block_of,
     evaluation_rule,
     final_pixels,
+    first_line,
 )
 
 # size, view (the resized size), window, stride, protocol
@@ -203,7 +204,6 @@ def test_final_pixels_agree_with_brute_force(name, align_corners):
     coarse = coarse_of(axis)
     weights = matrix_by_hand(axis, coarse, align_corners).reshape(size, axis.count, coarse)
     depends = weights.max(2) > 1e-6
-    before = 0
     for number in range(axis.count):
         final = int(final_pixels(axis, number, align_corners))
         assert int(final_pixels(unknown, tensor(number), align_corners)) == final
@@ -212,7 +212,18 @@ def test_final_pixels_agree_with_brute_force(name, align_corners):
         # A pixel that falls on one of the view exactly may wait for the next window.
         slack = int(axis.resized and number + 1 < axis.count)
         assert first_later - slack <= final <= first_later
-        # No more than `overlap` windows before this one have to be kept for its pixels.
-        assert not depends[before:final, : max(number - axis.overlap, 0)].any()
-        before = final
-    assert before == size
+    assert final == size
+
+
+@pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+@pytest.mark.parametrize("name", AXES)
+def test_first_lines_agree_with_brute_force(name, align_corners):
+    size, *rest = AXES[name]
+    axis, unknown = axis_of(size, *rest), axis_of(tensor(size), *rest)
+    coarse = coarse_of(axis)
+    depends = matrix_by_hand(axis, coarse, align_corners) > 1e-6
+    for pixel in (*range(0, size, 7), size - 1):
+        first = int(first_line(axis, pixel, coarse, align_corners))
+        other = first_line(unknown, tensor(pixel), tensor(coarse), align_corners)
+        assert first == int(other) == np.flatnonzero(depends[pixel:].any(0))[0]
+    assert int(first_line(axis, size, coarse, align_corners)) == first

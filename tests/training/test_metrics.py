@@ -56,9 +56,9 @@ def test_agrees_with_keras_over_batches_and_after_a_reset():
         for _ in range(2):
             labels = rng.integers(0, 4, (2, 5, 6))
             logits = rng.normal(size=(2, 5, 6, 4)).astype("float32")
-            counted = rng.random((2, 5, 6)) > 0.2
-            ours.update_state(labels, logits, counted.astype("float32"))
-            theirs.update_state(np.where(counted, labels, 255), logits)
+            valid = rng.random((2, 5, 6)) > 0.2
+            ours.update_state(labels, logits, valid.astype("float32"))
+            theirs.update_state(np.where(valid, labels, 255), logits)
         assert float(ours.result()) == pytest.approx(float(theirs.result()), rel=1e-5), round
 
 

@@ -137,7 +137,7 @@ def test_logs_of_fit_and_evaluate(trained):
         assert logs["loss"] == pytest.approx(total, rel=1e-4)
 
 
-def test_evaluate_is_the_pixel_loss_alone(trained):
+def test_evaluate_returns_only_the_pixel_loss(trained):
     logs = trained.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, return_dict=True)
     assert set(logs) == {"loss", "miou"}
     loss, miou = by_hand(trained.predict(IMAGES, batch_size=2, verbose=0), MASKS)
