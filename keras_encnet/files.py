@@ -89,7 +89,7 @@ def _workspace(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = tempfile.mkdtemp(prefix=f".{path.name}-unfinished-", dir=path.parent)
     except OSError as error:
-        remedy = f"{error.strerror}; choose another place"
+        remedy = f"{error.strerror}, in {path.parent}; choose another place"
         raise type(error)(error.errno, remedy, str(path)) from error
     try:
         yield pathlib.Path(workspace)

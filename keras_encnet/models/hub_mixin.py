@@ -84,7 +84,7 @@ class HubMixin:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged or not an EncNet, or if weights are missing or left over.
+            ValueError: if it is damaged or not an EncNet, or if weights are missing or unexpected.
         """
         release = find_release(pathlib.Path(path).stem)
         return encnet_from_checkpoint(
