@@ -1,7 +1,7 @@
-"""Files and directories that are there whole or not at all: written beside their place, then renamed.
+"""Files and directories that are written completely or not at all.
 
-What is written lies in a hidden directory beside its place, `.NAME-unfinished-…`, which is removed
-afterwards. Only a killed process leaves one behind.
+They are written to a hidden directory next to their place, `.NAME-unfinished-…`, and then renamed. The
+hidden directory is removed afterwards; only a killed process leaves one behind.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write a file to; the file moves to `path` when the block ends without an error.
 
-    Other files that are written beside it move along, in the order of their names.
+    Other files that are written next to it move along, in the order of their names.
 
     Raises:
         OSError: if nothing can be written there; it names `path`.
@@ -75,7 +75,7 @@ def recover_swap(directory: pathlib.Path) -> pathlib.Path:
 
 
 def remove_leftovers(path: pathlib.Path) -> None:
-    """Removes what killed processes left beside `path`, whose name may be a glob.
+    """Removes what killed processes left next to `path`, whose name may be a glob.
 
     Only for places that one process at a time writes to."""
     for leftover in path.parent.glob(f".{path.name}-unfinished-*"):
@@ -84,7 +84,7 @@ def remove_leftovers(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _workspace(path):
-    """A directory beside `path` for unfinished files; it is gone afterwards."""
+    """A directory next to `path` for unfinished files; it is gone afterwards."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = tempfile.mkdtemp(prefix=f".{path.name}-unfinished-", dir=path.parent)

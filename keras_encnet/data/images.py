@@ -165,11 +165,23 @@ def resize_mask(
     return mask[y].take(x, axis=1)
 
 
+def source_position(index, old, new):
+    """Where output pixels `index` lie among `old` pixels that are resized to `new`.
+
+    Returns the pixel at or before each, from -1, and how far behind it they lie, in units of
+    1 / (2 · new): integers, and so exact. Takes arrays and integers, or tensors.
+
+    >>> source_position(np.arange(4), 2, 4)
+    (array([-1,  0,  0,  1]), array([6, 2, 6, 2]))
+    """
+    position = (2 * index + 1) * old + new
+    return position // (2 * new) - 1, position % (2 * new)
+
+
 def _neighbours(old, new, start, count):
     """The two source indices of each output sample, and the weight of the second."""
-    at = (np.arange(start, start + count) + 0.5) * (old / new) - 0.5
-    low = np.floor(at).astype("intp")
-    weight = (at - low).astype("float32")
+    low, behind = source_position(np.arange(start, start + count), old, new)
+    weight = (behind / (2 * new)).astype("float32")
     return np.clip(low, 0, old - 1), np.clip(low + 1, 0, old - 1), weight
 
 

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_encnet.data.conventions import label_dtype
+from keras_encnet.data.images import source_position
 from keras_encnet.export.labels import argmax, extend_labels, loop
 from keras_encnet.inference.geometry import axes_of, evaluation_rule, final_pixels, first_line
 from keras_encnet.layers import ConvNorm
@@ -244,7 +245,7 @@ def _resize(x, size, align_corners):
 def _resize_image(x, rows, columns, aligned):
     """As `data.images.resize_image` does, or with aligned corners and without rounding."""
     for i, axis in enumerate((rows, columns), 1):
-        low, weight = (_aligned_taps if aligned else _taps)(axis.size, axis.view)
+        low, weight = (_aligned_position if aligned else _position)(axis.size, axis.view)
         high = ops.minimum(low + 1, axis.size - 1)
         weight = ops.reshape(weight, (-1, 1, 1) if i == 1 else (-1, 1))
         below = ops.cast(ops.take(x, ops.maximum(low, 0), axis=i), "float32")
@@ -253,16 +254,14 @@ def _resize_image(x, rows, columns, aligned):
     return x if aligned else ops.floor(x + 0.5)
 
 
-def _taps(old, new):
+def _position(old, new):
     """For each new pixel the old one at or before it, from −1, and the weight of the next."""
-    # In integers, since in float32 the weights of large images would be off by more than rounding.
-    at = (2 * ops.arange(new) + 1) * old + new
-    low = at // (2 * new)
-    weight = ops.cast(at - low * (2 * new), "float32") / ops.cast(2 * new, "float32")
-    return low - 1, weight
+    low, behind = source_position(ops.arange(new), old, new)
+    return low, ops.cast(behind, "float32") / ops.cast(2 * new, "float32")
 
 
-def _aligned_taps(old, new):
+def _aligned_position(old, new):
+    """The same with aligned corners."""
     step = ops.cast(old - 1, "float32") / ops.cast(ops.maximum(new - 1, 1), "float32")
     at = ops.cast(ops.arange(new), "float32") * step
     low = ops.minimum(ops.cast(at, "int32"), old - 1)

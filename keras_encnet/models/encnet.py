@@ -277,7 +277,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
 
     def heads_network(self) -> keras.Model:
         """The functional model, over this model's layers, from float32 images to a dict of all heads'
-        outputs: `heads` as a model of its own, which Keras compiles as a whole."""
+        outputs; its `predict` is compiled, unlike `heads`."""
         return self._heads
 
     def coarse_network(self) -> keras.Model:
