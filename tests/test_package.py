@@ -1,8 +1,10 @@
 """The package as a whole: what it offers, what it needs, and how its modules depend on each other."""
 
 import pathlib
+import pkgutil
 import subprocess
 import sys
+import types
 
 import keras
 import pytest
@@ -105,3 +107,10 @@ def test_rooms_import_only_what_they_may():
     assert rooms("inference") <= {"data", "files", "layers"}
     assert rooms("convert") <= {"data", "layers", "models"}
     assert rooms("presets") <= {"convert", "data", "files", "layers", "version"}
+
+
+def test_no_module_is_hidden_by_a_function_of_its_name():
+    for package in (keras_encnet, *vars(keras_encnet).values()):
+        if hasattr(package, "__path__"):
+            for module in pkgutil.iter_modules(package.__path__):
+                assert isinstance(getattr(package, module.name, keras_encnet), types.ModuleType), module

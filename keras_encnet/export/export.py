@@ -33,7 +33,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def export_model(
-    model,
+    model: keras.Model,
     path: str | os.PathLike,
     format: str = "tf_saved_model",
     *,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keras_encnet.data.images import read_image, resize_image
@@ -44,7 +45,7 @@ class Verification(NamedTuple):
 
 
 def verify(
-    model,
+    model: keras.Model,
     path: str | os.PathLike,
     images: Sequence | None = None,
     *,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keras_encnet.data.conventions import IGNORE_INDEX, class_names
@@ -68,7 +69,7 @@ def score(
         )
 
 
-def evaluate(model, pairs, **options) -> Scores:
+def evaluate(model: keras.Model, pairs: Iterable, **options) -> Scores:
     """Scores `model.segment(image, **options)` on pairs of image and mask."""
     predictions = (model.segment(image, **options).label_map for image, _ in pairs)
     return score(

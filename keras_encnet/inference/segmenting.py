@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from PIL import Image
 
@@ -39,8 +40,8 @@ TILE = 64  # pixels per side: 20 to 150 classes of it fit into the processor's c
 
 
 def segment(
-    model,
-    image,
+    model: keras.Model,
+    image: str | os.PathLike | Image.Image | np.ndarray | Sequence,
     *,
     resize: Sequence[int] | int | bool | None = None,
     window: Sequence[int] | int | bool | None = None,

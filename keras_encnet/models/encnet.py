@@ -166,7 +166,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         num_classes: int,
         *,
         labels: Sequence[str] | None = None,
-        palette=None,
+        palette: np.ndarray | Sequence | None = None,
         ignore_index: int = IGNORE_INDEX,
         num_codes: int = 32,
         head_channels: int = 512,
@@ -181,7 +181,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         std: Sequence[float] = IMAGENET_STD,
         evaluation: dict | None = None,
         backbone_weights: str | None = None,
-        dtype=None,
+        dtype: str | keras.DTypePolicy | None = None,
         name: str | None = None,
     ):
         _check_classes(num_classes, labels, palette, ignore_index)
@@ -289,7 +289,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         """Finds the class of every pixel of an image of any size; see `inference.segment`."""
         return segment(self, image, **options)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
             "num_classes": self.num_classes,
