@@ -247,7 +247,10 @@ def block_of(axis: Axis, pixels, coarse, align_corners: bool, keep_windows_apart
 
     runs, k, v, m = _shape(weights)
     if keep_windows_apart:
-        weights = xp.expand_dims(weights, 3) * xp.reshape(xp.eye(k, dtype="float32"), (k, 1, k, 1))
+        # Not `eye`, which OpenVINO cannot convert.
+        windows = xp.arange(k)
+        own = _float32(xp.reshape(windows, (k, 1, 1, 1)) == xp.reshape(windows, (1, 1, k, 1)))
+        weights = xp.expand_dims(weights, 3) * own
         inner = xp.reshape(weights, (runs, k * v, k * m))
     else:
         weights = weights * xp.expand_dims(shares, 3)

@@ -76,9 +76,10 @@ def test_a_fixed_size_in_openvino(batch_size, tmp_path):
         assert np.mean(labels == wanted.label_map) > 0.9998
 
 
-def test_encodings_protocol_and_logits_in_litert(tmp_path):
+@pytest.mark.parametrize("format", FORMATS)
+def test_encodings_protocol_and_logits(format, tmp_path):
     model = tiny(evaluation={"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"})
-    path = model.export(tmp_path / "model", "litert", outputs=["labels", "logits"])
+    path = model.export(tmp_path / "model", format, outputs=["labels", "logits"])
     images = image(0, 97, 131)[None]
     found, logits = open_export(path)(images), model.predict(images, verbose=0)
     assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
