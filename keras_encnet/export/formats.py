@@ -103,14 +103,21 @@ def write_onnx(graph, path, shape, classes, half=False, integers=False):
 def write_litert(graph, path, shape, classes, half=False, integers=False):
     import tensorflow as tf
 
-    # TensorFlow's own operations would need a runtime that few have.
-    builtins = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    options, spec = {}, {"supported_ops": builtins}
-    if half or integers:
-        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
-    if half:
-        spec["supported_types"] = [tf.float16]
-    _export(graph, path, "litert", shape, target_spec=spec, **options)
+    # Not by `graph.export`, which takes no shapes in Keras 3.13.
+    archive = keras.export.ExportArchive()
+    archive.track(graph)
+    images = tf.TensorSpec(shape, "uint8", name="images")
+    archive.add_endpoint("serve", lambda images: graph(images), [images])
+    with tempfile.TemporaryDirectory() as scratch:
+        archive.write_out(scratch, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch)
+        # TensorFlow's own operations would need a runtime that few have.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if half or integers:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if half:
+            converter.target_spec.supported_types = [tf.float16]
+        pathlib.Path(path).write_bytes(converter.convert())
     # As LiteRT's own metadata tools do, a zip archive follows the model.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "\n".join(classes["labels"]))

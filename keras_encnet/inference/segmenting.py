@@ -181,6 +181,10 @@ class ScoreMap(NamedTuple):
         samples, inner, shares, outer = (x if x is None else x[0] for x in block)
         if flipped:
             inner = inner[::-1]
+        if self.exponential:
+            windows = shares.any(1)
+            inner = inner.reshape(*shares.shape, -1)[windows].reshape(-1, len(samples))
+            shares = shares[windows]
         used = np.flatnonzero(inner.any(0))
         samples, inner = samples[used], np.ascontiguousarray(inner[:, used])
         if samples[-1] - samples[0] == len(samples) - 1:
@@ -196,8 +200,10 @@ class ScoreMap(NamedTuple):
             return scores
         # float32 overflows at 88, and the ratios' scores are still to be added up.
         np.exp(np.minimum(scores, 80, out=scores), out=scores)
-        scores = scores.reshape(len(scores), *shares_y.shape, *shares_x.shape)
-        scores = np.einsum("ckylx,ky,lx->cyx", scores, shares_y, shares_x, optimize=True)
+        scores = scores.reshape(*scores.shape[:2], *shares_x.shape)
+        scores = (scores * shares_x).sum(2)
+        scores = scores.reshape(len(scores), *shares_y.shape, -1)
+        scores = (scores * shares_y[:, :, None]).sum(1)
         if outer_y is not None:
             scores = outer_y @ scores
         return scores if outer_x is None else scores @ outer_x.T
@@ -238,6 +244,8 @@ def run_views(model, images, views, protocol, flip, batch_size):
 
 
 def _resized(image, size, protocol):
+    if size == image.shape[:2]:
+        return image
     if not protocol.aligned_resize:
         return resize_image(image, *size)
     for axis in (0, 1):

@@ -8,6 +8,7 @@ import zlib
 
 import keras
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -228,6 +229,8 @@ ODD_EXIF = {
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", ODD_EXIF)
 def test_odd_exif_is_read_as_pillow_reads_it(from_bytes, name):
+    if name == "twice" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("older versions of Pillow take the last of two entries, newer ones the first")
     assert_equal(from_bytes, with_exif(saved(picture("RGB"), "JPEG"), ODD_EXIF[name]))
 
 
