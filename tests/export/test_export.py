@@ -118,7 +118,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypa
         raise RuntimeError("in the middle")
 
     if keras.backend.backend() == "tensorflow":
-        monkeypatch.setattr("keras_encnet.export.formats._export", fail)
+        monkeypatch.setattr("keras_encnet.export.formats.zipfile.ZipFile", fail)
     else:
         monkeypatch.setattr("keras_encnet.export.export.save_preset", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
