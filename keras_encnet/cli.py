@@ -64,7 +64,7 @@ def train(arguments):
         augment=True,
         seed=arguments.seed,
     )
-    # What the training does not depend on may differ when it is resumed.
+    # These settings may differ when training is resumed.
     free = ("run", "command", "out", "val_images", "val_masks", "validate_every")
     settings = {name: value for name, value in vars(arguments).items() if name not in free}
     # Before anything is written.
