@@ -18,3 +18,16 @@ def names_in_examples(doctest_namespace):
     import keras_encnet
 
     doctest_namespace.update(np=np, keras_encnet=keras_encnet)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz", type=int, default=200, help="number of random inputs of each fuzzer (default: 200)"
+    )
+    parser.addoption("--fuzz-seed", type=int, default=0, help="seed of the fuzzers (default: 0)")
+
+
+@pytest.fixture
+def fuzz(request):
+    """`(number of inputs, seed)` for a fuzzer."""
+    return request.config.getoption("--fuzz"), request.config.getoption("--fuzz-seed")

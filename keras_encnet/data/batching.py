@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
-from keras_encnet.data.checks import check_sizes
+from keras_encnet.data.checks import check_mask, check_sizes
 from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size
 from keras_encnet.data.images import read_image
 from keras_encnet.data.pairs import Pairs
@@ -29,7 +29,7 @@ def batches(
     resize: tuple[int, int] | None = None,
     scale: tuple[float, float] = (0.5, 2.0),
     photometric: bool = True,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
 ) -> "Batches":
     """Batches of images and masks, for `fit`, `evaluate` and `predict` on every backend.
 
@@ -52,14 +52,16 @@ def batches(
             512) for ADE20K for instance. `None` keeps their sizes.
         scale: smallest and largest ratio of the random resizing.
         photometric: whether to change brightness, contrast, saturation and hue.
-        ignore_index: mask value of the padding.
+        ignore_index: mask value of the padding. Default: that of the model that gets the batches, see
+            `Batches.use_ignore_index`; 255 until then.
 
     Returns:
         `Batches`. `[i]` is batch `i` of the current epoch: images `uint8` `(batch, height, width, 3)`
-        and masks `(batch, height, width)`, `uint8`, or `int32` if they are from 16-bit files.
+        and masks `(batch, height, width)`, `uint8`, or `int32` if they are from 16-bit files or
+        `ignore_index` is above 255.
 
     Raises:
-        ValueError: if there are no pairs, or `size`, `batch_size` or `seed` is invalid.
+        ValueError: if there are no pairs, or `size`, `batch_size`, `seed` or `ignore_index` is invalid.
 
     >>> pairs = [(np.zeros((40, 60, 3), "uint8"), np.ones((40, 60), "uint8"))] * 5
     >>> training = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0)
@@ -88,10 +90,12 @@ def batches(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     if seed < 0:
         raise ValueError(f"`seed` must be an integer from 0 up. Received: {seed}")
+    if ignore_index is not None:
+        _check_ignore_index(ignore_index)
 
-    def prepare(i, *place):
+    def prepare(ignore_index, i, *place):
         image, mask = pairs[i]
-        image = read_image(image)
+        image, mask = read_image(image), check_mask(mask, pairs.where(i))
         check_sizes(image.shape[:2], mask.shape, pairs.where(i))
         if augment:
             rng = np.random.default_rng([seed, *place])
@@ -109,7 +113,7 @@ def batches(
             return image, mask
         return fit(image, mask, size, ignore_index=ignore_index)
 
-    return Batches(pairs, prepare, batch_size, size, augment, seed)
+    return Batches(pairs, prepare, batch_size, size, augment, seed, ignore_index)
 
 
 class Batches(keras.utils.PyDataset):
@@ -128,17 +132,20 @@ class Batches(keras.utils.PyDataset):
         seed: seed of the random choices.
         steps_per_epoch: number of batches in a complete epoch.
         step: global step of batch `[0]`.
+        ignore_index: mask value of the padding.
     """
 
     # Keras's own worker threads (`workers` > 1) keep batches that they prefetched for an interrupted
     # epoch and return them in the next one. With one worker Keras only calls `__getitem__`. The
     # threads of this class prepare batches by global step, which cannot be confused.
 
-    def __init__(self, pairs, prepare, batch_size, size, augment, seed):
+    def __init__(self, pairs, prepare, batch_size, size, augment, seed, ignore_index):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
         self.augment, self.seed = augment, seed
-        self._prepare = prepare
+        self.ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
+        self._ignore_index_is_given = ignore_index is not None
+        self._prepare_with = prepare
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self._ahead = {}  # global step: futures of its images and masks
@@ -170,6 +177,34 @@ class Batches(keras.utils.PyDataset):
         self.step = int(step)
         self._drawn = None  # batches returned in this epoch of `fit`; `None` outside of one
         return self
+
+    def use_ignore_index(self, value: int) -> None:
+        """Gives padding the mask value that a model ignores. `fit` and `evaluate` of a model call it.
+
+        Args:
+            value: the model's `ignore_index`.
+
+        Raises:
+            ValueError: if `batches` was called with another `ignore_index`.
+
+        >>> pairs = [(np.zeros((40, 32, 3), "uint8"), np.ones((40, 32), "uint8"))]
+        >>> validation = batches(pairs, size=(40, 40), batch_size=1)
+        >>> validation.use_ignore_index(11)
+        >>> sorted(set(validation[0][1].ravel().tolist()))
+        [1, 11]
+        """
+        _check_ignore_index(value)
+        if value == self.ignore_index:
+            return
+        if self._ignore_index_is_given:
+            raise ValueError(
+                "Batches and model must have the same `ignore_index`. Received: "
+                f"ignore_index={self.ignore_index} in `data.batches`, {value} in the model. Leave it "
+                "out in `data.batches`: the model's is then used."
+            )
+        with self._lock:
+            self.ignore_index = value
+            self._ahead = {}  # prepared with another padding
 
     def __len__(self):
         return self.steps_per_epoch - self.step % self.steps_per_epoch
@@ -210,6 +245,9 @@ class Batches(keras.utils.PyDataset):
                 stacklevel=2,
             )
 
+    def _prepare(self, i, *place):
+        return self._prepare_with(self.ignore_index, i, *place)
+
     def _submit(self, step):
         """Starts preparing the batch of a global step; returns a future for each pair."""
         epoch, k = divmod(step, self.steps_per_epoch)
@@ -229,6 +267,13 @@ class Batches(keras.utils.PyDataset):
 
     def __repr__(self):
         return f"<{self.steps_per_epoch} batches of {self.batch_size} from {self.pairs!r}>"
+
+
+def _check_ignore_index(value):
+    if value != int(value) or value < 0:
+        raise ValueError(
+            f"`ignore_index` must be an integer from 0 up, 255 for instance. Received: {value!r}"
+        )
 
 
 def _groups(pairs, batch_size, by_size):

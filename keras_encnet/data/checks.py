@@ -8,16 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size
+from keras_encnet.data.advice import JPEG, MaskError, MaskWarning, Reading, is_outside, readings
+from keras_encnet.data.conventions import check_image_size, ignore_index_for
+from keras_encnet.data.image_files import file_format, orientation
+from keras_encnet.data.images import check_range
 from keras_encnet.data.pairs import Pairs
 
-WHITE = 255  # the foreground of masks that are black and white
+TURN_MASKS = (
+    "with Image.open(image_path) as image, Image.open(mask_path) as mask: "
+    "mask.getexif()[274] = image.getexif().get(274, 1); "
+    "ImageOps.exif_transpose(mask).save(mask_path)"
+)
 
 
 def check_masks(
     pairs: Pairs,
     num_classes: int,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
     labels: Sequence[str] | None = None,
     *,
     training: bool = True,
@@ -29,19 +36,20 @@ def check_masks(
     Args:
         pairs: the data set.
         num_classes: number of classes. Labels are 0 to `num_classes - 1`.
-        ignore_index: mask value of ignored pixels.
+        ignore_index: mask value of ignored pixels. Default: 255, or 65535 if 255 is a class.
         labels: class names for messages. Default: those of `pairs`.
         training: `False` for an evaluation set, which may lack classes.
 
     Raises:
         ValueError: if the data set is empty or has another number of class names; an image is
-            smaller than 32 pixels on a side or differs from its mask in size; mask values are
-            outside the classes (the message has the values, pixel counts and files); all pixels are
-            ignored; or all masks together have one class and ignored pixels (for an evaluation set,
-            a warning).
+            smaller than 32 pixels on a side or differs from its mask in size; or a mask is not
+            `(height, width)` integers.
+        MaskError: a `ValueError`, if mask values are outside the classes (the message has the values,
+            pixel counts and files); all pixels are ignored; or all masks together have one class and
+            ignored pixels (for an evaluation set, a warning).
 
     Warns:
-        UserWarning: if no mask contains a certain class.
+        MaskWarning: if no mask contains a certain class, or masks are JPEG files.
 
     >>> from keras_encnet.data import Pairs
     >>> image, mask = np.zeros((32, 32, 3), "uint8"), np.full((32, 32), 255, "uint8")
@@ -49,7 +57,8 @@ def check_masks(
     >>> check_masks(Pairs([(image, mask)]), num_classes=2)
     Traceback (most recent call last):
     ...
-    ValueError: Masks with ignored pixels must have two classes... label_map={255: 1} ...
+    keras_encnet.data.advice.MaskError: Masks with ignored pixels must have two classes... Received:
+    only 0 and 255... If 255 is the foreground: pass label_map={255: 1} to keras_encnet.data.folder...
     """
     if not len(pairs):
         raise ValueError("The data set must not be empty. Received: no pairs of image and mask")
@@ -59,16 +68,26 @@ def check_masks(
             f"{len(pairs.labels)} class names in the data set, {num_classes} classes in the model. "
             "Give the model num_classes=len(pairs.labels), labels=pairs.labels."
         )
-    totals, invalid = Counter(), []
-    for i, counts in enumerate(_read_counts(pairs)):
+    if ignore_index is None:
+        ignore_index = ignore_index_for(num_classes)
+    totals, invalid, jpegs = Counter(), [], []
+    for i, (counts, is_jpeg) in enumerate(_read_counts(pairs)):
         totals.update(counts)
+        if is_jpeg:
+            jpegs.append(pairs.files(i)[1])
         outside = _outside(counts, num_classes, ignore_index)
         if outside:
             invalid.append(f"{_listed(outside)} in {pairs.where(i)}")
     if invalid:
         more = f"; and {len(invalid) - 3} more masks" if len(invalid) > 3 else ""
         files = f": {'; '.join(invalid[:3])}{more}"
-        raise ValueError(_outside_message(totals, num_classes, ignore_index, files))
+        raise _outside_error(totals, num_classes, ignore_index, files, len(jpegs) / len(pairs))
+    if jpegs:
+        found = (
+            f"Masks must be files that keep every value, PNG for instance. Received: {len(jpegs)} of "
+            f"{len(pairs)} masks as JPEG, {jpegs[0]} first."
+        )
+        warnings.warn(MaskWarning(found, [JPEG]), stacklevel=2)
     _check_classes(totals, num_classes, ignore_index, labels or pairs.labels, training)
 
 
@@ -76,7 +95,7 @@ def check_arrays(
     images: np.ndarray,
     masks: np.ndarray | None = None,
     num_classes: int | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
     labels: Sequence[str] | None = None,
     *,
     training: bool = False,
@@ -87,16 +106,18 @@ def check_arrays(
         images: `(batch, height, width, 3)`, `uint8` or float in [0, 255].
         masks: integers `(batch, height, width)` or `(batch, height, width, 1)`, or `None`.
         num_classes: number of classes, required with `masks`.
-        ignore_index: mask value of ignored pixels.
+        ignore_index: mask value of ignored pixels. Default: 255, or 65535 if 255 is a class.
         labels: class names for messages.
         training: whether the masks are for training, see `check_masks`.
 
     Raises:
         ValueError: if rank, number of channels, size or dtype is wrong, values are NaN or infinite,
-            or masks do not fit the images or the classes.
+            or masks do not fit the images. `MaskError`, a `ValueError`, if mask values do not fit the
+            classes.
 
     Warns:
         UserWarning: if float images have no value above 1, or values are outside [0, 255].
+        MaskWarning: if training masks lack a class.
 
     >>> check_arrays(np.zeros((1, 64, 64, 4), "uint8"))
     Traceback (most recent call last):
@@ -111,30 +132,72 @@ def check_arrays(
     masks = np.asarray(masks)
     _check_mask_array(masks, images.shape)
     totals = _counts(masks)
+    if ignore_index is None:
+        ignore_index = ignore_index_for(num_classes)
     outside = _outside(totals, num_classes, ignore_index)
     if outside:
         in_mask = np.isin(masks, list(outside)).reshape(len(masks), -1).any(axis=1)
         first = f", first in mask {in_mask.argmax()}"
-        raise ValueError(_outside_message(totals, num_classes, ignore_index, first))
+        raise _outside_error(totals, num_classes, ignore_index, first)
     if masks.size:
         _check_classes(totals, num_classes, ignore_index, labels, training)
 
 
-def check_sizes(size: tuple[int, int], mask_size: tuple[int, int], where: str) -> None:
+def check_mask(mask: np.ndarray, where: str) -> np.ndarray:
+    """The mask of one image, if it is an array `(height, width)` of integers.
+
+    Args:
+        mask: the mask.
+        where: its source, for the message.
+
+    Raises:
+        ValueError: if the mask has another rank or dtype.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        remedy = (
+            " They look one-hot: pass np.argmax(mask, axis=-1)."
+            if mask.ndim == 3 and mask.shape[2] > 1
+            else " Pass mask[..., 0]."
+            if mask.ndim == 3
+            else " Pass mask.astype('uint8') if the values are labels."
+        )
+        raise ValueError(
+            "A mask must have shape (height, width) and an integer dtype. Received: shape "
+            f"{mask.shape}, dtype {mask.dtype} in {where}.{remedy}"
+        )
+    return mask
+
+
+def check_sizes(
+    size: tuple[int, int],
+    mask_size: tuple[int, int],
+    where: str,
+    files: tuple[str, str] | None = None,
+) -> None:
     """Raises an error unless an image and its mask have the same size, at least 32×32 pixels.
 
     Args:
         size, mask_size: `(height, width)` of the image and of the mask.
         where: the source of the pair, for the message.
+        files: the paths of the image and its mask, if there are any.
 
     Raises:
         ValueError: if the sizes differ, or a side is smaller than 32 pixels.
     """
-    if tuple(size) != tuple(mask_size):
+    size, mask_size = tuple(size), tuple(mask_size)
+    if size == mask_size[::-1] and size != mask_size and files and orientation(files[0]) >= 5:
         raise ValueError(
-            f"An image and its mask must have the same size. Received: {tuple(size)} and "
-            f"{tuple(mask_size)} (height, width) in {where}. Resize the mask (nearest neighbour) or "
-            "the image."
+            f"An image and its mask must be turned alike. Received: {size} and {mask_size} (height, "
+            f"width) in {where}. The EXIF orientation {orientation(files[0])} turns the image, and the "
+            "mask is that of the image before it is turned. Do not resize it: turn the masks of all "
+            f"images, each once, with Pillow's Image and ImageOps: `{TURN_MASKS}`. (Orientations 2 to "
+            "4 keep the size, so that such masks cannot be recognized.)"
+        )
+    if size != mask_size:
+        raise ValueError(
+            f"An image and its mask must have the same size. Received: {size} and {mask_size} (height, "
+            f"width) in {where}. Resize the mask (nearest neighbour) or the image."
         )
     check_image_size(*size, f"The image of {where}", "Leave it out or enlarge it.")
 
@@ -162,28 +225,7 @@ def _check_image_shape(images):
 def _check_image_values(images):
     if images.dtype.kind not in "uif" and images.dtype.name != "bfloat16":
         raise ValueError(f"Images must be uint8 or float in [0, 255]. Received: dtype {images.dtype}")
-    if images.dtype == "uint8" or not images.size:
-        return
-    low, high = images.min(), images.max()
-    if not np.isfinite([float(low), float(high)]).all():
-        invalid = ~np.isfinite(images.astype("float32")).all(axis=(1, 2, 3))
-        raise ValueError(
-            "Images must have finite values in [0, 255]. Received: NaN or infinity, first in image "
-            f"{invalid.argmax()}"
-        )
-    expected = "Images must be in [0, 255], because the model normalizes them itself."
-    if images.dtype.kind not in "ui" and 0 <= low and 0 < high <= 1:
-        warnings.warn(
-            f"{expected} Received: floats up to {float(high):g}, which look scaled to [0, 1]. Pass "
-            "the uint8 images, or images * 255.",
-            stacklevel=3,
-        )
-    elif low < 0 or high > 255:
-        warnings.warn(
-            f"{expected} Received: values from {float(low):g} to {float(high):g}. Pass the original "
-            "values of the files.",
-            stacklevel=3,
-        )
+    check_range(images, "Images")
 
 
 def _check_mask_array(masks, image_shape):
@@ -210,42 +252,44 @@ def _check_classes(totals, num_classes, ignore_index, labels, training):
     """Checks which classes all masks together have; `totals` is {mask value: pixels}."""
     present = sorted(value for value in totals if 0 <= value < num_classes)
     if not present:
-        raise ValueError(
-            f"Masks must have pixels that are not ignored. Received: only {ignore_index}, the "
-            f"`ignore_index`. If it is a class, map it to a label: label_map={{{ignore_index}: 0}} in "
-            f"keras_encnet.data.folder, or masks[masks == {ignore_index}] = 0."
+        found = (
+            "Masks must have pixels that are not ignored. Received: only "
+            f"{ignore_index}, which is ignored."
         )
+        raise MaskError(found, [Reading(f"If {ignore_index} is a class", {ignore_index: 0})])
     if len(present) == 1 and ignore_index in totals:
-        message = (
-            f"Masks with ignored pixels must have two classes or more. Received: only {present[0]} "
-            f"and {ignore_index}, the `ignore_index`, so that a model that always predicts "
-            f"{present[0]} would be perfect. If {ignore_index} is the foreground of 0/255 masks, map "
-            f"it to a label: label_map={{{ignore_index}: 1}} in keras_encnet.data.folder, or "
-            f"masks[masks == {ignore_index}] = 1 in arrays."
+        found = (
+            f"Masks with ignored pixels must have two classes or more. Received: only {present[0]} and "
+            f"{ignore_index}, which is ignored, so that a model that always predicts {present[0]} "
+            "would be perfect."
         )
+        other = 1 if present[0] == 0 else 0
+        meaning = f"If {ignore_index} is the {'foreground' if other else 'background'}"
+        message = found, [Reading(meaning, {ignore_index: other}, 2 if num_classes == 1 else None)]
         if training:
-            raise ValueError(message)
-        warnings.warn(message, stacklevel=3)
+            raise MaskError(*message)
+        warnings.warn(MaskWarning(*message), stacklevel=3)
     absent = [value for value in range(num_classes) if value not in totals]
     if training and absent:
         named = labels and len(labels) == num_classes
         names = [f"{labels[value]!r} ({value})" if named else str(value) for value in absent[:10]]
         more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-        warnings.warn(
+        found = (
             f"No mask has {'these classes' if absent[1:] else 'this class'}: {', '.join(names)}"
-            f"{more}. The model cannot learn a class without examples. Check num_classes and the "
-            "order of the labels.",
-            stacklevel=3,
+            f"{more}. The model cannot learn a class without examples. Check the number of classes and "
+            "the order of their names."
         )
+        warnings.warn(MaskWarning(found), stacklevel=3)
 
 
 def _read_counts(pairs):
-    """{mask value: pixels} of each mask; also checks the sizes of images and masks."""
+    """For each mask {mask value: pixels}, and whether it is a JPEG file; also checks the sizes."""
 
     def read(i):
-        size, mask = pairs.image_size(i), pairs.mask(i)
-        check_sizes(size, mask.shape, pairs.where(i))
-        return _counts(mask)
+        where, files = pairs.where(i), pairs.files(i)
+        size, mask = pairs.image_size(i), check_mask(pairs.mask(i), where)
+        check_sizes(size, mask.shape, where, files)
+        return _counts(mask), files is not None and file_format(files[1]) == "JPEG"
 
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 2)) as pool:
         return list(pool.map(read, range(len(pairs))))
@@ -263,9 +307,7 @@ def _counts(mask):
 def _outside(counts, num_classes, ignore_index):
     """The part of `counts` with values that are neither a class nor ignored."""
     return {
-        value: count
-        for value, count in counts.items()
-        if value != ignore_index and not 0 <= value < num_classes
+        value: count for value, count in counts.items() if is_outside(value, num_classes, ignore_index)
     }
 
 
@@ -275,26 +317,12 @@ def _listed(counts, most=5):
     return listed + (f" and {len(counts) - most} more values" if len(counts) > most else "")
 
 
-def _outside_message(totals, num_classes, ignore_index, where):
-    """The error about mask values outside the classes, with the likely remedy."""
-    outside = _outside(totals, num_classes, ignore_index)
-    message = (
+def _outside_error(totals, num_classes, ignore_index, where, jpegs=0):
+    """The error about mask values outside the classes; `jpegs` is the share of JPEG files."""
+    found = (
         f"Mask values must be one of the {num_classes} classes (0 to {num_classes - 1}) or "
-        f"{ignore_index} (ignored). Received: {_listed(outside)}{where}."
+        f"{ignore_index} (ignored). Received: "
+        f"{_listed(_outside(totals, num_classes, ignore_index))}{where}."
     )
-    if set(totals) <= {0, WHITE} and ignore_index != WHITE:
-        return f"{message} For 0/255 masks pass label_map={{255: 1}} to keras_encnet.data.folder."
-    if set(outside) == {num_classes}:
-        return (
-            f"{message} They may be shifted by one, like ADE20K's (1 to {num_classes}, and 0 for no "
-            f"class): pass label_map={{0: {ignore_index}, **{{i: i - 1 for i in range(1, "
-            f"{num_classes + 1})}}}} to keras_encnet.data.folder. Otherwise the model needs "
-            f"num_classes={num_classes + 1}."
-        )
-    largest = max(outside)
-    jpeg = " JPEG masks invent values: save masks as PNG." if len(outside) > 5 else ""
-    return (
-        f"{message} Map values that are shifted by one, or that are to be ignored, with "
-        f"label_map={{{largest}: {ignore_index}}} in keras_encnet.data.folder; for {largest + 1} "
-        f"classes the model needs num_classes={largest + 1}.{jpeg}"
-    )
+    likely = [] if jpegs == 1 else readings(totals, num_classes, ignore_index)
+    return MaskError(found, [JPEG, *likely] if jpegs else likely)

@@ -35,7 +35,53 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[
 
 def class_palette(num_classes: int, palette: ArrayLike | None = None) -> np.ndarray:
     """Class colours, `uint8` `(num_classes, 3)`, RGB: `palette`, or the default colours."""
-    return np.asarray(default_palette(num_classes) if palette is None else palette, "uint8")
+    return default_palette(num_classes) if palette is None else check_palette(palette)
+
+
+def check_palette(palette: ArrayLike, num_classes: int | None = None) -> np.ndarray:
+    """A palette as an array, if it is one.
+
+    Args:
+        palette: RGB colours, `(n, 3)`, integers in [0, 255].
+        num_classes: number of colours that it must have. `None` allows any.
+
+    Returns:
+        `uint8` array `(n, 3)`.
+
+    Raises:
+        ValueError: if the shape is another, or values are not integers in [0, 255].
+
+    >>> check_palette([(1.0, 0.5, 0.0)])
+    Traceback (most recent call last):
+    ...
+    ValueError: `palette` must have integers in [0, 255]. Received: floats from 0 to 1... by 255, ...
+    """
+    try:
+        colours = np.array(palette)
+    except ValueError:  # rows of different lengths
+        colours = np.array(palette, object)
+    numbers = colours.dtype.kind in "uif"
+    if not numbers or colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):
+        raise ValueError(
+            "`palette` must have shape (num_classes, 3), RGB colours. "
+            f"Received: {f'shape {colours.shape}' if numbers else repr(palette)}"
+        )
+    if num_classes is not None and len(colours) != num_classes:
+        raise ValueError(
+            f"`palette` must have one colour for each of the {num_classes} classes. "
+            f"Received: {len(colours)} colours"
+        )
+    low, high = colours.min(), colours.max()
+    floats = colours.dtype.kind == "f"
+    if floats and 0 <= low and 0 < high <= 1:
+        raise ValueError(
+            f"`palette` must have integers in [0, 255]. Received: floats from {low:g} to {high:g}, "
+            "which look scaled to [0, 1]. Multiply by 255, np.rint(np.array(palette) * 255)."
+        )
+    if not 0 <= low <= high <= 255 or (floats and (colours != np.rint(colours)).any()):
+        invalid = colours[~((colours >= 0) & (colours <= 255) & (colours == np.rint(colours)))]
+        raise ValueError(f"`palette` must have integers in [0, 255]. Received: {invalid[0]:g}")
+    return colours.astype("uint8")
 
 
 def default_palette(num_classes: int) -> np.ndarray:

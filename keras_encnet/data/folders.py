@@ -2,17 +2,24 @@
 
 import glob
 import os
+import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_encnet.data.checks import check_sizes
-from keras_encnet.data.images import image_size, read_image, read_mask
+from keras_encnet.data.conventions import check_palette
+from keras_encnet.data.image_files import image_size
+from keras_encnet.data.images import read_image, read_mask
 from keras_encnet.data.pairs import Pairs
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+MAX_VALUE = np.iinfo("int32").max  # of a mask
+IMAGE_ENDINGS = set(
+    ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .avif .bmp .dib .gif .ppm .pgm .pbm .pnm".split()
+)
 
 
 def folder(
@@ -26,16 +33,19 @@ def folder(
     """Pairs of image and mask files with the same name, in natural order (`2.png` before `10.png`).
 
     The name is the file name without its ending, or for a glob the part that `*` stands for:
-    `"*_rgb.jpg"` and `"*_mask.png"` match. Files are read on demand.
+    `"*_rgb.jpg"` and `"*_mask.png"` match. Names in different Unicode forms are the same. Files are
+    read on demand.
 
     Args:
-        images: a directory of image files, or a glob.
+        images: a directory of image files, or a glob. Brackets in the name of a directory that exists
+            are part of the name.
         masks: the same for masks. Palette and greyscale files contain label values.
         labels: class names in label order.
         label_map: dict that maps mask values to labels, all at once: `{255: 1}` turns 0/255 masks
             into 0/1, `{0: 255, 1: 0, 2: 1}` shifts values down by one and ignores 0. With `palette`,
             keys may be colours too: `{(0, 0, 0): 255}`.
-        palette: RGB colours of the classes, `(num_classes, 3)`, to read colour masks.
+        palette: RGB colours of the classes, `(num_classes, 3)`, integers in [0, 255], to read colour
+            masks.
 
     Returns:
         `Pairs`: `pairs[i]` is an image `uint8` `(height, width, 3)` and its mask, integers
@@ -90,7 +100,7 @@ class _Files(Pairs):
         self._images, self._masks = images, masks
         label_map = dict(label_map or {})
         colours = [key for key in label_map if isinstance(key, tuple)]
-        self._colours = palette
+        self._colours = self.palette
         if colours:
             if palette is None:
                 raise ValueError(
@@ -99,14 +109,14 @@ class _Files(Pairs):
                 )
             # These colours are read as labels after the last class, which `label_map` then maps.
             first = len(self.palette)
-            self._colours = np.concatenate([self.palette, np.array(colours, "uint8")])
+            self._colours = np.concatenate([self.palette, check_palette(colours)])
             for i, colour in enumerate(colours):
                 label_map[first + i] = label_map.pop(colour)
         self._map_labels = _label_mapping(label_map)
 
     def read(self, i):
         image, mask = read_image(self._images[i]), self.mask(i)
-        check_sizes(image.shape[:2], mask.shape, self.where(i))
+        check_sizes(image.shape[:2], mask.shape, self.where(i), self.files(i))
         return image, mask
 
     def mask(self, i):
@@ -118,41 +128,101 @@ class _Files(Pairs):
     def where(self, i):
         return f"{self._masks[i]} (mask of {self._images[i]})"
 
+    def files(self, i):
+        return self._images[i], self._masks[i]
+
+
+def image_paths(source: str | os.PathLike) -> list[pathlib.Path]:
+    """The image files of a directory or glob in natural order, or one file.
+
+    Hidden files, such as the `._0.jpg` that macOS adds, and files that are not images by their ending
+    are left out.
+
+    Args:
+        source: a directory, a glob such as `"photos/*.jpg"`, or one file of any ending. Brackets in the
+            name of a directory that exists are part of the name.
+
+    Returns:
+        The paths, at least one.
+
+    Raises:
+        FileNotFoundError: if there are no image files.
+
+    >>> import tempfile
+    >>> here = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("10.jpg", "2.jpg", "._2.jpg", "notes.txt"):
+    ...     (here / name).touch()
+    >>> [path.name for path in image_paths(here)]
+    ['2.jpg', '10.jpg']
+    >>> [path.name for path in image_paths(here / "1*")]
+    ['10.jpg']
+    """
+    source = os.fspath(source)
+    if os.path.isfile(source):
+        return [pathlib.Path(source)]
+    directory, pattern = _split(source)
+    paths = [os.path.join(directory, name) for name in _matching(directory, pattern)]
+    if not paths:
+        raise FileNotFoundError(
+            "Images must be a directory of image files, a glob such as 'photos/*.jpg', or a file. "
+            f"Received: {source!r}, {_why_empty(source)}"
+        )
+    return [pathlib.Path(path) for path in sorted(paths, key=_natural_order)]
+
 
 def _files(source, what):
     """{name: path} of the files in a directory or glob."""
-    if os.path.isdir(source):
-        paths = [
-            entry.path
-            for entry in os.scandir(source)
-            if entry.is_file()
-            and not entry.name.startswith(".")
-            and os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS
-        ]
-        names = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-        problem = "a directory without files ending in .jpg, .png, …"
-    else:
-        paths = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
-        names = [_wildcard_part(source, path) for path in paths]
-        problem = (
-            "a glob that matches no files"
-            if glob.has_magic(source)
-            else "neither a directory nor a glob"
-        )
-    if not paths:
-        raise FileNotFoundError(
-            f"`{what}` must be a directory of image files, or a glob such as 'images/*.jpg'. "
-            f"Received: {source!r}, {problem}"
-        )
+    directory, pattern = _split(source)
     files = {}
-    for name, path in sorted(zip(names, paths, strict=True)):
+    for found in sorted(_matching(directory, pattern)):
+        # macOS writes names in another Unicode form than most programs.
+        name = unicodedata.normalize("NFC", _wildcard_part(pattern or "*", found))
+        path = os.path.join(directory, found)
         if name in files:
             raise ValueError(
                 f"The names of {what} must be unique. Received: {name!r} twice, {files[name]} and "
                 f"{path}. Narrow the glob, 'images/*.jpg' for instance, or rename one."
             )
         files[name] = path
+    if not files:
+        raise FileNotFoundError(
+            f"`{what}` must be a directory of image files, or a glob such as 'images/*.jpg'. "
+            f"Received: {source!r}, {_why_empty(source)}"
+        )
     return files
+
+
+def _split(source):
+    """A directory, and the glob below it; "" for all images of the directory.
+
+    The longest directory that exists is taken as it is, so that its name may contain brackets."""
+    if os.path.isdir(source):
+        return source, ""
+    path = pathlib.PurePath(source)
+    directory = next((each for each in path.parents if os.path.isdir(each)), path.parent)
+    return ("" if str(directory) == "." else str(directory)), str(path.relative_to(directory))
+
+
+def _matching(directory, pattern):
+    """Paths below `directory` of the image files that match; of all of them for the pattern ""."""
+    if os.path.isfile(os.path.join(directory, pattern)):
+        return [pattern]
+    ending = os.path.splitext(pattern)[1].lower()
+    return [
+        name
+        for name in glob.glob(pattern or "*", root_dir=directory or None, recursive=True)
+        if os.path.isfile(os.path.join(directory, name))
+        and os.path.splitext(name)[1].lower() in {ending, *IMAGE_ENDINGS}
+        and not os.path.basename(name).startswith(".")
+    ]
+
+
+def _why_empty(source):
+    if os.path.isdir(source):
+        return "a directory without files ending in .jpg, .png, …"
+    if glob.has_magic(source):
+        return "a glob that matches no files"
+    return "neither a directory nor a glob" if not os.path.exists(source) else "a special file"
 
 
 def _wildcard_part(pattern, path):
@@ -171,7 +241,8 @@ def _wildcard_part(pattern, path):
 
 
 def _natural_order(name):
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"(\d+)", os.fspath(name))
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _first_few(paths, count=3):
@@ -185,19 +256,20 @@ def _label_mapping(label_map):
     if not label_map:
         return lambda mask: mask
     olds, news = zip(*label_map.items(), strict=True)
-    if not all(isinstance(value, (int, np.integer)) and value >= 0 for value in olds + news):
+    integers = all(isinstance(value, (int, np.integer)) for value in olds + news)
+    if not integers or min(news) < 0 or max(map(abs, olds + news)) > MAX_VALUE:
         raise ValueError(
-            "`label_map` must map integers from 0 up to integers from 0 up, {255: 1} for instance. "
+            "`label_map` must map integers to integers from 0 up, {255: 1} for instance. "
             f"Received: {label_map!r}"
         )
-    table = np.arange(max(256, *(old + 1 for old in olds)))
-    table[list(olds)] = news
-    table = table.astype("uint8" if table[:256].max() <= 255 else "int32")
+    olds, news = np.array(olds), np.array(news)
+    order = np.argsort(olds)
+    olds, news = olds[order], news[order]
 
     def map_labels(mask):
-        if mask.dtype == "uint8":
-            return table[mask]
-        in_table = (mask >= 0) & (mask < len(table))
-        return np.where(in_table, table.astype(mask.dtype)[np.where(in_table, mask, 0)], mask)
+        at = np.searchsorted(olds, mask).clip(max=len(olds) - 1)
+        return np.where(olds[at] == mask, news[at], mask)
 
-    return map_labels
+    table = map_labels(np.arange(256))
+    table = table.astype("uint8" if table.max() <= 255 else "int32")
+    return lambda mask: table[mask] if mask.dtype == "uint8" else map_labels(mask).astype("int32")

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_encnet.data.conventions import check_palette
+
 
 class Pairs(Sequence):
     """A sequence of (image, mask), with the names and colours of the classes.
@@ -39,7 +41,7 @@ class Pairs(Sequence):
     ):
         self._items = items
         self.labels = None if labels is None else tuple(labels)
-        self.palette = None if palette is None else np.array(palette, "uint8").reshape(-1, 3)
+        self.palette = None if palette is None else check_palette(palette)
 
     def __len__(self):
         return len(self._items)
@@ -60,11 +62,15 @@ class Pairs(Sequence):
 
     def image_size(self, i: int) -> tuple[int, int]:
         """The `(height, width)` of image `i`. For files, only the header is read."""
-        return self[i][0].shape[:2]
+        return np.shape(self[i][0])[:2]
 
     def where(self, i: int) -> str:
         """The source of pair `i`, for messages."""
         return f"pair {i}"
+
+    def files(self, i: int) -> tuple[str, str] | None:
+        """The paths of image `i` and its mask, or `None` if they are not from files."""
+        return None
 
     def load(self) -> "Pairs":
         """The same pairs, read once and kept in memory."""
@@ -96,6 +102,9 @@ class _Part(Pairs):
     def where(self, i):
         return self._pairs.where(self._indices[i])
 
+    def files(self, i):
+        return self._pairs.files(self._indices[i])
+
 
 class _Loaded(Pairs):
     def __init__(self, pairs, items):
@@ -104,3 +113,6 @@ class _Loaded(Pairs):
 
     def where(self, i):
         return self._source.where(i)
+
+    def files(self, i):
+        return self._source.files(i)

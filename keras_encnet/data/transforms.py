@@ -203,13 +203,15 @@ def pad(
     """Pads an image and its mask to `size` on the right and at the bottom.
 
     The image is padded with the mean colour, which is about 0 after normalization, and the mask with
-    `ignore_index`.
+    `ignore_index`. The mask becomes `int32` if its dtype cannot hold this value.
 
     >>> image, mask = pad(np.zeros((1, 1, 3), "uint8"), np.zeros((1, 1), "uint8"), (1, 2))
     >>> image.tolist(), mask.tolist()
     ([[[0, 0, 0], [124, 116, 104]]], [[0, 255]])
     """
     rows, columns = mask.shape
+    if ignore_index > np.iinfo(mask.dtype).max:
+        mask = mask.astype("int32")
     if (rows, columns) == tuple(size):
         return image, mask
     padded = np.empty((*size, 3), "uint8")

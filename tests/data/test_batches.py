@@ -152,6 +152,44 @@ def test_without_augmentation_all_pairs_are_kept_in_order():
     assert (np.concatenate(images)[:, 44:] == (124, 116, 104)).all()
 
 
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64"])
+def test_padding_has_the_value_that_the_model_ignores(augment, dtype):
+    pairs = [(np.zeros((32, 64, 3), "uint8"), np.full((32, 64), 7, dtype))] * 2
+    options = {"size": (64, 64), "batch_size": 2, "augment": augment, "scale": (1, 1), "seed": 0}
+    data = batches(pairs, **options)
+    assert set(np.unique(data[0][1])) == {7, 255} and data.ignore_index == 255
+    data.use_ignore_index(65535)  # of a model with 300 classes, where 255 is a class
+    masks = data[0][1]
+    assert set(np.unique(masks)) == {7, 65535} and data.ignore_index == 65535
+    assert masks.dtype == ("int32" if dtype == "uint8" else dtype)
+    data.use_ignore_index(11)
+    assert set(np.unique(data[0][1])) == {7, 11}
+    given = batches(pairs, **options, ignore_index=65535)
+    assert set(np.unique(given[0][1])) == {7, 65535}
+
+
+def test_another_ignore_index_than_the_model_s_is_an_error():
+    data = batches(PAIRS, size=(64, 64), batch_size=2, ignore_index=255)
+    data.use_ignore_index(255)
+    with pytest.raises(ValueError, match="`ignore_index`.*255 in `data.batches`, 11 in the model"):
+        data.use_ignore_index(11)
+    assert data.ignore_index == 255
+
+
+def test_masks_of_one_data_set_have_one_dtype():
+    # The second needs no padding.
+    pairs = [(np.zeros((h, 64, 3), "uint8"), np.ones((h, 64), "uint8")) for h in (40, 64)]
+    data = batches(pairs, size=(64, 64), batch_size=1, ignore_index=65535)
+    assert [masks.dtype for images, masks in data] == ["int32"] * 2
+
+
+def test_images_in_0_to_1_are_a_warning_here_too():
+    pairs = [(image / 255, mask) for image, mask in PAIRS]
+    with pytest.warns(UserWarning, match=r"scaled to \[0, 1\]"):
+        batches(pairs[:1], size=(64, 64), batch_size=1)[0]
+
+
 def test_images_that_are_not_resized_are_batched_by_size():
     sizes = [(40, 44), (40, 44), (40, 44), (48, 44), (40, 44), (40, 44)]
     pairs = [(np.zeros((*size, 3), "uint8"), np.zeros(size, "uint8")) for size in sizes]
@@ -201,6 +239,7 @@ def test_errors_in_threads_reach_the_caller():
         ({"size": None}, "`size`.*augment=True.*None"),
         ({"batch_size": 0}, "`batch_size`.*0"),
         ({"seed": -1}, "`seed`.*-1"),
+        ({"ignore_index": -1}, "`ignore_index`.*-1"),
         ({"pairs": []}, "no pairs"),
     ],
 )

@@ -4,10 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from keras_encnet.data import Pairs, folder
-from keras_encnet.data.checks import check_arrays, check_masks
+from keras_encnet.data import Pairs, batches, folder
+from keras_encnet.data.checks import TURN_MASKS, MaskError, MaskWarning, check_arrays, check_masks
 
 IMAGE = np.zeros((32, 40, 3), "uint8")
 IMAGES = np.full((2, 32, 40, 3), 200, "uint8")
@@ -45,7 +45,7 @@ def test_values_outside_the_classes_are_named_with_file_and_count(tmp_path):
         ValueError, match=r"one of the 2 classes.*Received: 7 \(1275 pixels\).*masks/2.png"
     ):
         check_masks(data, 2)
-    with pytest.raises(ValueError, match=r"shifted by one.*label_map=.*num_classes=8"):
+    with pytest.raises(ValueError, match=r"label_map=\{7: 255\}.*num_classes=8"):
         check_masks(data, 2)
 
 
@@ -59,7 +59,7 @@ def test_values_from_1_to_n_may_be_shifted_by_one():
 @pytest.mark.parametrize("ignore_index", [255, 254])
 def test_the_suggested_shift_is_correct(ignore_index):
     with pytest.raises(ValueError) as error:
-        check_masks(pairs([0, 1], [2, 3]), 3, ignore_index)
+        check_masks(pairs([1, 1], [2, 3]), 3, ignore_index)
     text = str(error.value)
     given = text[text.index("label_map=") + len("label_map=") : text.index(" to keras_encnet")]
     assert eval(given) == {0: ignore_index, 1: 0, 2: 1, 3: 2}
@@ -70,12 +70,18 @@ def test_negative_values_are_errors():
         check_masks(pairs([0, -1]), 2)
 
 
-@pytest.mark.parametrize("values", [([0, 255], [255]), ([1, 255], [1])])
-def test_one_class_and_255_are_an_error_only_if_all_masks_are_like_this(values):
-    with pytest.raises(ValueError, match=r"label_map=\{255: 1\}"):
+@pytest.mark.parametrize(
+    "values, remedy",
+    [
+        (([0, 255], [255]), r"foreground: .*label_map=\{255: 1\}"),
+        (([1, 255], [1]), r"background: .*label_map=\{255: 0\}"),
+    ],
+)
+def test_one_class_and_255_are_an_error_only_if_all_masks_are_like_this(values, remedy):
+    with pytest.raises(ValueError, match=remedy):
         check_masks(pairs(*values), 2)
     check_masks(pairs(*values, [0, 1]), 2)
-    with pytest.warns(UserWarning, match=r"label_map=\{255: 1\}"):
+    with pytest.warns(UserWarning, match=remedy):
         check_masks(pairs(*values), 2, training=False)
     masks = np.zeros((2, 32, 40), "uint8")
     masks[0] = 255
@@ -86,6 +92,164 @@ def test_one_class_and_255_are_an_error_only_if_all_masks_are_like_this(values):
 def test_0_and_255_if_255_is_not_ignored():
     with pytest.raises(ValueError, match=r"255 \(640 pixels\).*label_map=\{255: 1\}"):
         check_masks(pairs([0, 255]), 2, ignore_index=254)
+
+
+def advice(error):
+    """The readings of an error or warning: (label_map, num_classes) of each."""
+    return [(reading.label_map, reading.num_classes) for reading in error.readings]
+
+
+SHIFT = {0: 255, 1: 0, 2: 1, 3: 2}
+
+
+@pytest.mark.parametrize(
+    "values, num_classes, expected",
+    [
+        # A void label after the classes, as CamVid's 11: 0 is frequent.
+        ([[0, 1], [2, 3]], 3, [({3: 255}, None), (SHIFT, None), (None, 4)]),
+        # Shifted by one, 0 missing or rare.
+        ([[1, 2], [2, 3]], 3, [(SHIFT, None), ({3: 255}, None), (None, 4)]),
+        ([[1, 2], [2, 3]] * 20 + [[0] + [1] * 39], 3, [(SHIFT, None), ({3: 255}, None), (None, 4)]),
+        # Void labels far from the classes.
+        ([[0, 1], [1, -1]], 2, [({-1: 255}, None)]),
+        ([[0, 1], [1, 254]], 2, [({254: 255}, None)]),
+        ([[0, 1], [254, -1]], 2, [({-1: 255, 254: 255}, None)]),
+        ([[0, 1], [1, 7]], 2, [({7: 255}, None), (None, 8)]),
+        # Labels spread over shades of grey. 255 is then a class, though it is the value to ignore.
+        ([[0, 51], [102, 204], [153, 255]], 6, [({51: 1, 102: 2, 153: 3, 204: 4, 255: 5}, None)]),
+        ([[0, 128], [255, 255]], 3, [({128: 1, 255: 2}, None)]),
+        ([[0, 128]], 2, [({128: 1}, None)]),
+        # More classes than the model has.
+        ([[0, 1], [2, 3], [4, 5]], 3, [(None, 6), ({3: 255, 4: 255, 5: 255}, None)]),
+        ([[1, 2], [3, 3]], 2, [({0: 255, 1: 0, 2: 1, 3: 2}, 3), ({2: 255, 3: 255}, None)]),
+        # Neither: blended values.
+        ([[0, 17], [88, 143]], 2, [(None, None), ({17: 255, 88: 255, 143: 255}, None), (None, 144)]),
+        ([[0, -9], [-8, -7], [-6, 1]], 2, [(None, None), (dict.fromkeys(range(-9, -5), 255), None)]),
+        # One class: the background counts.
+        ([[0, 1]], 1, [(None, 2)]),
+        ([[0, 1], [255, 255]], 1, [(None, 2)]),
+        ([[0, 255]], 1, [({255: 1}, 2)]),
+    ],
+)
+def test_the_histogram_decides_which_advice_comes_first(values, num_classes, expected):
+    with pytest.raises(MaskError) as error:
+        check_masks(pairs(*values), num_classes)
+    assert advice(error.value) == expected
+    masks = np.stack([mask for image, mask in pairs(*values)])
+    images = np.zeros((*masks.shape, 3), "uint8")
+    with pytest.raises(MaskError) as error:
+        check_arrays(images, masks, num_classes, training=True)
+    assert advice(error.value) == expected
+
+
+@pytest.mark.parametrize("values", [[[0, 1], [2, 3]], [[1, 2], [3, 255]], [[0, 128], [128, 255]]])
+def test_data_passes_after_the_first_advice(values):
+    with pytest.raises(MaskError) as error:
+        check_masks(pairs(*values), 3)
+    text = str(error.value)
+    masks = np.stack([mask for image, mask in pairs(*values)])
+    label_map = error.value.readings[0].label_map
+    expected = np.vectorize(lambda value: label_map.get(value, value))(masks)
+    scope = {"np": np, "masks": masks}
+    exec(text.split("change arrays: ")[1].split(". ")[0].rstrip("."), scope)
+    np.testing.assert_array_equal(scope["masks"], expected)
+    check_arrays(np.zeros((*masks.shape, 3), "uint8"), expected, 3)
+
+
+def test_255_is_a_class_if_there_are_more():
+    with pytest.warns(UserWarning, match="No mask has"):
+        check_masks(pairs([0, 255], [65535, 1]), 300)
+    with pytest.raises(MaskError, match=r"300 \(640 pixels\)"):
+        check_masks(pairs([0, 300], [65535, 255]), 300)
+    check_arrays(IMAGES, np.full((2, 32, 40), 255), 300)
+
+
+def test_the_same_advice_in_the_words_of_the_command_line():
+    with pytest.raises(MaskError) as error:
+        check_masks(pairs([0, 1], [2, 3]), 3)
+    text = error.value.text(command_line=True)
+    first, shift, more = "--label-map 3:255", "--label-map 0:255 1:0 2:1 3:2", "--num-classes 4"
+    assert text.index(first) < text.index(shift) < text.index(more)
+    assert "label_map" not in text and "num_classes" not in text and "--labels" in text
+    assert error.value.found in text and "(0 has 25.0% of the pixels)" in text
+    with pytest.warns(MaskWarning) as warned:
+        check_masks(pairs([0, 255]), 2, training=False)
+    assert "--label-map 255:1" in warned[0].message.text(command_line=True)
+
+
+def files(here, mask, ending="png", turned=1, size=(64, 48)):
+    """Pairs of one image file, of an EXIF orientation, and its mask."""
+    for part in ("images", "masks"):
+        (here / part).mkdir(exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.new("RGB", size).save(here / "images" / "a.jpg", exif=exif)
+    mask.save(here / "masks" / f"a.{ending}")
+    return folder(here / "images", here / "masks")
+
+
+@pytest.mark.parametrize("quality, kind", [(100, MaskWarning), (75, MaskError)])
+def test_jpeg_masks_are_named(tmp_path, quality, kind):
+    # Two flat halves survive, a fine pattern does not.
+    labels = np.zeros((48, 64), "uint8")
+    labels[:, 32:] = 1
+    if kind is MaskError:
+        labels = np.random.default_rng(0).integers(0, 2, (48, 64), dtype="uint8") * 7 // 4
+    path = tmp_path / "written.jpg"
+    Image.fromarray(labels).save(path, quality=quality)
+    values = set(np.unique(np.asarray(Image.open(path))).tolist())
+    assert values == {0, 1} or kind is MaskError
+    data = files(tmp_path, Image.open(path), "png")
+    (tmp_path / "masks" / "a.png").write_bytes(path.read_bytes())  # the ending does not matter
+    message = r"masks/a.png.*JPEG changes values.*cannot be known.*PNG"
+    if kind is MaskWarning:
+        with pytest.warns(MaskWarning, match="1 of 1 masks as JPEG.*" + message):
+            check_masks(data, 2)
+    else:
+        with pytest.raises(MaskError, match=message):
+            check_masks(data, 1, ignore_index=254)
+
+
+@pytest.mark.parametrize("turned", [5, 6, 7, 8])
+def test_masks_of_images_that_exif_turns(tmp_path, turned):
+    labels = np.arange(48 * 64, dtype="uint8").reshape(48, 64) % 5
+    data = files(tmp_path, Image.fromarray(labels), turned=turned)
+    for read in (lambda: data[0], lambda: check_masks(data, 5), lambda: check_masks(data[:].load(), 5)):
+        with pytest.raises(ValueError, match=f"turned alike.*masks/a.png.*EXIF orientation {turned}"):
+            read()
+    image_path, mask_path = data.files(0)
+    exec(TURN_MASKS, vars() | {"Image": Image, "ImageOps": ImageOps})
+    image, mask = data[0]
+    # Each label is where Pillow puts it if it turns an image with the labels as values.
+    stored = Image.fromarray(labels)
+    stored.getexif()[0x0112] = turned
+    np.testing.assert_array_equal(mask, np.asarray(ImageOps.exif_transpose(stored)))
+
+
+def test_other_sizes_are_not_taken_for_turned_ones(tmp_path):
+    data = files(tmp_path, Image.new("L", (48, 64)))
+    with pytest.raises(ValueError, match="same size.*Resize the mask"):
+        data[0]
+    data = files(tmp_path, Image.new("L", (64, 40)), turned=6)
+    with pytest.raises(ValueError, match="same size.*Resize the mask"):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    "mask, message",
+    [
+        (np.zeros((32, 40, 2), "uint8"), "pair 0.*argmax"),
+        (np.zeros((32, 40, 1), "uint8"), r"pair 0.*mask\[..., 0\]"),
+        (np.zeros((32, 40), "float32"), "dtype float32 in pair 0.*astype"),
+        (np.zeros((32, 40), bool), "dtype bool in pair 0.*astype"),
+    ],
+)
+def test_masks_of_pairs_are_checked_as_arrays_are(mask, message):
+    data = Pairs([(IMAGE, mask)])
+    with pytest.raises(ValueError, match=message):
+        check_masks(data, 2)
+    with pytest.raises(ValueError, match=message):
+        batches(data, size=(32, 32), batch_size=1)[0]
 
 
 def test_masks_with_only_ignored_pixels_are_an_error():

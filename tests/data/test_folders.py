@@ -1,10 +1,13 @@
 """Folders of images and masks: matching, label maps, and errors about missing files."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_encnet.data import folder
+from keras_encnet.data.folders import image_paths
 
 
 def write(path, value=0, size=(48, 32)):
@@ -66,6 +69,53 @@ def test_endings_and_directories_may_have_wildcards(here, pattern):
     assert order(folder(here / "images" / pattern, masks)) == [1, 2, 10]
 
 
+def test_names_in_two_unicode_forms_are_the_same(tmp_path):
+    write(tmp_path / "i" / (unicodedata.normalize("NFC", "café") + ".jpg"))
+    write(tmp_path / "m" / (unicodedata.normalize("NFD", "café") + ".png"), 7)
+    for images, masks in (("i", "m"), ("i/*.jpg", "m/*.png")):
+        assert order(folder(tmp_path / images, tmp_path / masks)) == [7]
+
+
+def test_brackets_in_the_name_of_a_directory_that_exists_are_literal(tmp_path):
+    here = tmp_path / "set [2]"
+    here.mkdir()
+    for name in ("1", "2", "10"):
+        write(here / "images" / f"{name}.jpg")
+        write(here / "masks" / f"{name}.png", int(name))
+    assert order(folder(here / "images" / "*.jpg", here / "masks" / "*.png")) == [1, 2, 10]
+    assert order(folder(here / "images" / "[0-9].jpg", here / "masks" / "?.png")) == [1, 2]
+    assert order(folder(here / "images", here / "masks")) == [1, 2, 10]
+
+
+def test_image_paths(here, monkeypatch):
+    images = here / "images"
+    (images / "._1.jpg").write_bytes(b"\0\5\x16\7")
+    (images / "notes.txt").write_text("no image")
+    (images / "²3.jpg").touch()  # a digit, but not a number
+    (images / "inner.jpg").mkdir()
+    names = ["1.jpg", "2.jpg", "10.jpg", "²3.jpg"]
+    assert [path.name for path in image_paths(images)] == names
+    assert [path.name for path in image_paths(f"{images}/*")] == names
+    assert image_paths(images / "1*.jpg") == [images / "1.jpg", images / "10.jpg"]
+    assert image_paths(images / "notes.txt") == [images / "notes.txt"]  # named, so it is read
+    assert image_paths(images / "*.txt") == [images / "notes.txt"]
+    (images / "a[1].jpg").touch()
+    assert image_paths(images / "a[1].jpg") == [images / "a[1].jpg"]
+    monkeypatch.chdir(here)
+    assert [str(path) for path in image_paths("images/2.*")] == ["images/2.jpg"]
+    monkeypatch.chdir(images)
+    assert [str(path) for path in image_paths("2.*")] == ["2.jpg"]
+    assert [path.name for path in image_paths(".")] == [*names[:3], "a[1].jpg", "²3.jpg"]
+    (here / "empty").mkdir()
+    for source, problem in [
+        (here / "empty", "a directory without files"),
+        (here / "nowhere", "neither a directory nor a glob"),
+        (here / "nowhere" / "*.jpg", "a glob that matches no files"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=f"{source.name}', {problem}".replace("*", ".")):
+            image_paths(source)
+
+
 def test_label_map_maps_all_values_at_once(tmp_path):
     write(tmp_path / "i" / "0.jpg", size=(40, 32))
     labels = np.repeat([0, 1, 2, 255], 10)[None].repeat(32, 0).astype("uint8")
@@ -76,6 +126,10 @@ def test_label_map_maps_all_values_at_once(tmp_path):
     Image.fromarray(labels.astype("uint16") * 100).save(tmp_path / "m" / "0.png")
     mapped = folder(tmp_path / "i", tmp_path / "m", label_map={200: 7, 25500: 255})[0][1]
     assert mapped[0, ::10].tolist() == [0, 100, 7, 255]
+    Image.fromarray(labels.astype("int32") - 1).save(tmp_path / "m" / "0.tif")
+    (tmp_path / "m" / "0.png").unlink()
+    mapped = folder(tmp_path / "i", tmp_path / "m", label_map={-1: 255, 254: 2})[0][1]
+    assert mapped[0, ::10].tolist() == [255, 0, 1, 2]
     with pytest.raises(ValueError, match="label_map.*-1"):
         folder(tmp_path / "i", tmp_path / "m", label_map={255: -1})
 
@@ -91,6 +145,9 @@ def test_colours_of_the_palette_and_the_label_map_are_read(tmp_path):
     write(tmp_path / "m" / "0.png", (9, 9, 9))
     with pytest.raises(ValueError, match=r"0.png.*\(9, 9, 9\)"):
         pairs[0]
+    for colours in ({"palette": [(0.5, 0, 0)]}, {"palette": palette, "label_map": {(0, 0, 0.5): 255}}):
+        with pytest.raises(ValueError, match=r"`palette`.*scaled to \[0, 1\]"):
+            folder(tmp_path / "i", tmp_path / "m", **colours)
 
 
 def test_an_empty_folder_and_a_glob_without_a_match_are_errors(here):
