@@ -3,10 +3,15 @@
 import errno
 import os
 import pathlib
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
-from keras_encnet.files import recover_swap, remove_leftovers, replacing, replacing_directory
+from keras_encnet import files
+from keras_encnet.files import locked, recover_swap, remove_leftovers, replacing, replacing_directory
 
 
 def names(directory):
@@ -19,31 +24,44 @@ def fill(place, marker="model.json", text="new"):
         (directory / marker).write_text(text)
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
+# It imports one file instead of the package, which would take seconds.
+CHILD = """
+import importlib.util, os, pathlib, sys, threading, time
+spec = importlib.util.spec_from_file_location("files", sys.argv[1])
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
+place = pathlib.Path(sys.argv[2])
+"""
+
+KILLED = """
+calls = []
+rename = pathlib.Path.rename
+
+def counting(path, target):
+    calls.append(target)
+    if len(calls) == int(sys.argv[3]):
+        os._exit(9)
+    return rename(path, target)
+
+pathlib.Path.rename = counting
+with files.replacing_directory(place, "model", "model.json") as directory:
+    (directory / "model.json").write_text("never finished")
+"""
+
+
+def child(script, *arguments):
+    """Starts another process that runs `CHILD` and `script`."""
+    command = [sys.executable, "-c", CHILD + script, files.__file__, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
-def kill_at_rename(monkeypatch):
-    """A function that writes a directory and is killed at its first or second rename.
-
-    A killed process does not clean up, so removing directories is switched off too."""
+def kill_at_rename():
+    """A function that writes a directory in a process that ends at its first or second rename."""
 
     def kill(place, number):
-        calls = []
-        rename = pathlib.Path.rename
-
-        def counting(path, target):
-            calls.append(target)
-            if len(calls) == number:
-                raise Killed
-            return rename(path, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pathlib.Path, "rename", counting)
-            patch.setattr("keras_encnet.files.shutil.rmtree", lambda *args, **kwargs: None)
-            with pytest.raises(Killed):
-                fill(place, text="never finished")
+        with child(KILLED, place, number) as process:
+            assert process.wait(timeout=60) == 9
 
     return kill
 
@@ -254,3 +272,215 @@ def test_an_unwritable_place_is_named_with_a_remedy(tmp_path, context, monkeypat
         pass
     assert caught.value.errno == errno.EACCES and caught.value.filename == str(tmp_path / "model")
     assert not names(tmp_path)
+
+
+# === Locks ===
+
+HOLD = """
+with files.locked(place, "training run"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_locked_directory_refuses_other_processes_and_threads_at_once(tmp_path):
+    place = tmp_path / "runs" / "first"
+    with child(HOLD, place) as process:
+        assert process.stdout.readline() == "held\n"
+        begin = time.monotonic()
+        message = rf"{place} is in use by another training run\. Wait until .*another directory"
+        with pytest.raises(OSError, match=message), locked(place, "training run"):
+            pass
+        assert time.monotonic() - begin < 1
+        process.kill()
+    with locked(place, "training run"):  # a kill frees it
+        refused = []
+
+        def try_it():
+            with pytest.raises(OSError, match="in use"), locked(str(place), "training run"):
+                pass
+            refused.append(True)
+
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+        with pytest.raises(OSError, match="in use"), locked(place, "training run"):
+            pass
+        with locked(tmp_path / "runs" / "second", "training run"):
+            pass
+    assert refused
+    with pytest.raises(RuntimeError), locked(place, "training run"):
+        raise RuntimeError
+    with locked(place, "training run"):  # an error frees it
+        assert [name for name in names(place) if not name.startswith(".")] == []
+
+
+def test_a_place_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(OSError, match="choose another place.*file"), locked(tmp_path / "file", "run"):
+        pass
+
+
+def test_a_file_system_without_locks_is_spoken_of(tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.warns(UserWarning, match="has no locks. Make sure that no other training run uses it"):
+        with locked(tmp_path, "training run"):
+            pass
+    with replacing(tmp_path / "a.txt") as unfinished:
+        unfinished.write_text("done")
+    assert (tmp_path / "a.txt").read_text() == "done"
+
+
+# === Several writers ===
+
+WRITE = """
+letter = sys.argv[3]
+for _ in range(30):
+    with files.replacing(place / "a.txt") as unfinished:
+        unfinished.write_text(letter * 100_000)
+    with files.replacing_directory(place / "model", "model", "model.json") as directory:
+        (directory / "model.json").write_text(letter)
+        (directory / "weights").write_text(letter)
+"""
+
+
+def test_threads_and_processes_may_write_to_one_place(tmp_path):
+    with child(WRITE, tmp_path, "x") as one, child(WRITE, tmp_path, "y") as other:
+        failures, seen = [], set()
+
+        def write(letter):
+            try:
+                for _ in range(20):
+                    fill(tmp_path / "model", text=letter)
+                    with replacing(tmp_path / "pair.xml") as unfinished:
+                        unfinished.write_text(letter)
+                        unfinished.with_suffix(".bin").write_text(letter)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+        for thread in threads:
+            thread.start()
+        while one.poll() is None or other.poll() is None:
+            if (tmp_path / "a.txt").exists():
+                seen.add((tmp_path / "a.txt").read_text())
+        for thread in threads:
+            thread.join()
+    assert not failures and one.returncode == other.returncode == 0
+    assert seen <= {"x" * 100_000, "y" * 100_000}
+    assert names(tmp_path) == ["a.txt", "model", "pair.bin", "pair.xml"]
+    assert (tmp_path / "pair.bin").read_text() == (tmp_path / "pair.xml").read_text()
+    content = [file.read_text() for file in (tmp_path / "model").iterdir()]
+    assert len(set(content)) == 1
+
+
+# === Power loss ===
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What is flushed and renamed, in order: the names of files and directories."""
+    done = []
+    fsync, replace, rename = os.fsync, pathlib.Path.replace, pathlib.Path.rename
+
+    def flushed(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        done.append(f"flush {os.path.basename(path)}")
+        return fsync(descriptor)
+
+    def recording(function):
+        def move(path, target):
+            moved = function(path, target)
+            done.append(f"move {path.name} to {target.name}")
+            return moved
+
+        return move
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(pathlib.Path, "replace", recording(replace))
+    monkeypatch.setattr(pathlib.Path, "rename", recording(rename))
+    return done
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs the names of open files")
+def test_content_is_on_the_disk_before_a_rename_and_the_rename_before_the_end(tmp_path, disk):
+    place = tmp_path / "here"
+    with replacing(place / "a.txt") as unfinished:
+        unfinished.write_text("done")
+    assert disk == ["flush a.txt", "move a.txt to a.txt", "flush here"]
+    disk.clear()
+    with replacing_directory(place / "model") as directory:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "b.txt").write_text("done")
+    assert disk == ["flush new", "flush sub", "flush b.txt", "move new to model", "flush here"]
+
+
+# === Leftovers ===
+
+UNFINISHED = """
+with files.replacing(place) as unfinished:
+    unfinished.write_text("half")
+    print(unfinished.parent, flush=True)
+    sys.stdin.read()
+"""
+
+
+def aged(path, seconds):
+    """Makes a directory look older."""
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_leftovers_of_killed_writers_are_removed_by_a_later_one(tmp_path, monkeypatch):
+    place = tmp_path / "photo [1].png"
+    with child(UNFINISHED, tmp_path / "other.png") as killed, child(UNFINISHED, place) as alive:
+        left = pathlib.Path(killed.stdout.readline().strip())
+        used = pathlib.Path(alive.stdout.readline().strip())
+        killed.kill()
+        killed.wait()
+        new = tmp_path / ".a-unfinished-abcdefgh"  # perhaps made this very moment
+        foreign = tmp_path / ".my-unfinished-novel"
+        old = tmp_path / ".b-unfinished-abcdefgh"  # of a version without lock files
+        for directory in (new, foreign, old):
+            directory.mkdir()
+        aged(left, 3600)
+        aged(used, 10 * 86400)
+        aged(foreign, 10 * 86400)
+        aged(old, 2 * 86400)
+        monkeypatch.setattr(files, "_cleaned", set())
+        with replacing(tmp_path / "c.txt") as unfinished:
+            unfinished.write_text("done")
+        assert names(tmp_path) == sorted([new.name, used.name, foreign.name, "c.txt"])
+        alive.communicate("", timeout=60)
+    assert place.read_text() == "half"
+
+
+def test_leftovers_give_back_what_they_hold(tmp_path, monkeypatch, kill_at_rename):
+    fill(tmp_path / "model", text="old")
+    kill_at_rename(tmp_path / "model", number=2)
+    (left,) = tmp_path.iterdir()
+    aged(left, 3600)
+    monkeypatch.setattr(files, "_cleaned", set())
+    with replacing(tmp_path / "c.txt") as unfinished:
+        unfinished.write_text("done")
+    assert names(tmp_path) == ["c.txt", "model"]
+    assert (tmp_path / "model" / "model.json").read_text() == "old"
+
+
+def test_an_error_between_the_two_renames_puts_the_old_content_back(tmp_path, monkeypatch):
+    fill(tmp_path / "model", text="old")
+    rename = pathlib.Path.rename
+
+    def refuse(path, target):
+        if path.name == "new":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        fill(tmp_path / "model", text="new")
+    assert names(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "model.json").read_text() == "old"
