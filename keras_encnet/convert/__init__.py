@@ -8,7 +8,8 @@ model of it, with the help of the other modules:
 - `names` maps our layers to the code base's names,
 - `state` copies the weights.
 
-A new file format is a branch in `reading.checkpoint`. A new code base is a table in `names`, a key that
+A new file format is a branch in `reading.checkpoint`; what its reader makes, it takes from the file's
+`reading.budget`. A new code base is a table in `names`, a key that
 identifies it in `architecture.backbone_code_base_of`, and, if its files store settings, a reader for
 them in `settings`.
 """

@@ -7,6 +7,9 @@ from typing import Any
 from keras_encnet.convert.names import BACKBONE_PREFIX, CODE_BASES, state_key
 from keras_encnet.models.resnet import BACKBONES, BLOCKS, STEMS
 
+# Label maps are `uint16`, and one value is left for ignored pixels.
+MAX_CLASSES = 2**16 - 1
+
 
 def code_base_of(keys: Collection[str]) -> str | None:
     """`"mmsegmentation"`, `"pytorch_encoding"`, or `None` if the keys are not those of an EncNet."""
@@ -39,16 +42,30 @@ def encnet_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) -> d
         code_base: `"mmsegmentation"` or `"pytorch_encoding"`.
 
     Raises:
-        ValueError: if the backbone is not a ResNet that this package has, or there is one class.
+        ValueError: if the backbone is not a ResNet that this package has, there is one class, or an
+            entry has no or an empty shape.
         KeyError: if an entry is missing.
     """
 
     def key(layer, variable="kernel"):
         return state_key(layer, variable, code_base)
 
+    def size(name):
+        """The first size of an entry: its output channels, or the number of codewords."""
+        if not shapes[name] or shapes[name][0] < 1:
+            raise ValueError(f"{name} must have a size of 1 or more. Received: shape {shapes[name]}")
+        return shapes[name][0]
+
     backbone, width = backbone_arguments(backbone_part(shapes, code_base), code_base)
-    num_classes = shapes[key("pixel_logits")][0]
-    if num_classes == 1 and shapes.get(key("se_logits"), (2,))[0] == 1:
+    num_classes = size(key("pixel_logits"))
+    if num_classes == 1 and (key("se_logits") not in shapes or size(key("se_logits")) > 1):
+        num_classes = 2  # one output, with a sigmoid and a threshold, separates two classes
+    if num_classes > MAX_CLASSES:
+        raise ValueError(
+            f"The model must have at most {MAX_CLASSES} classes, which fit into a label map. Received: "
+            f"{num_classes}"
+        )
+    if num_classes == 1:
         raise ValueError(
             "The model must have two classes or more. Received: one class. Train it with "
             "`num_classes=2`, the second class being everything else."
@@ -56,10 +73,9 @@ def encnet_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) -> d
     return {
         "backbone": backbone,
         "width": width,
-        # One output, with a sigmoid and a threshold, separates two classes.
-        "num_classes": max(2, num_classes),
-        "num_codes": shapes[key("encoding", "codewords")][0],
-        "head_channels": shapes[key("bottleneck")][0],
+        "num_classes": num_classes,
+        "num_codes": size(key("encoding", "codewords")),
+        "head_channels": size(key("bottleneck")),
         "laterals": key("lateral1") in shapes,
         "se_head": key("se_logits") in shapes,
         "aux_head": key("aux_logits") in shapes,
@@ -77,21 +93,24 @@ def backbone_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) ->
         name = state_key(layer, "kernel", code_base, plain_stem)
         return name.removeprefix(BACKBONE_PREFIX[code_base])
 
+    def channels(name):
+        return shapes[name][0] if shapes.get(name) else 0
+
     blocks = tuple(_count_blocks(shapes, stage) for stage in (1, 2, 3, 4))
     first = key("stage1_block1_conv1")
     bottlenecks = key("stage1_block1_conv3") in shapes
     depths = [d for d, counts in BLOCKS.items() if counts == blocks and (d >= 50) == bottlenecks]
-    if not depths or first not in shapes:
+    if not depths or not channels(first):
         raise ValueError(
             f"The backbone must be a ResNet of {', '.join(map(str, BLOCKS))} layers. Received: four "
             f"stages of {blocks} {'bottleneck' if bottlenecks else 'basic'} blocks."
         )
-    width = shapes[first][0] / 64
-    stem_channels = tuple(shapes.get(key(f"stem_conv{i}"), (0,))[0] for i in (1, 2, 3))
+    width = channels(first) / 64
+    stem_channels = tuple(channels(key(f"stem_conv{i}")) for i in (1, 2, 3))
     stems = [
         stem
-        for stem, channels in STEMS.items()
-        if channels and stem_channels == tuple(round(n * width) for n in channels)
+        for stem, counts in STEMS.items()
+        if counts and stem_channels == tuple(round(n * width) for n in counts)
     ]
     if key("stem_conv1", plain_stem=True) in shapes:
         stems = ["v1"]
@@ -105,5 +124,5 @@ def backbone_arguments(shapes: Mapping[str, tuple[int, ...]], code_base: str) ->
 
 
 def _count_blocks(shapes, stage):
-    pattern = re.compile(rf"layer{stage}\.(\d+)\.")
+    pattern = re.compile(rf"layer{stage}\.(\d{{1,4}})\.")
     return 1 + max((int(m[1]) for key in shapes if (m := pattern.match(key))), default=-1)

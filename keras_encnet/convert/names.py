@@ -102,11 +102,17 @@ def state_key(layer: str, variable: str, code_base: str, plain_stem: bool = Fals
         plain_stem: whether the stem is a single 7×7 convolution.
 
     Raises:
-        ValueError: if the code base has no such layer.
+        ValueError: if there is no such code base, or it has no such layer or variable.
 
     >>> state_key("bottleneck", "gamma", "mmsegmentation")
     'decode_head.bottleneck.bn.weight'
     """
+    for argument, value, known in (
+        ("code_base", code_base, CODE_BASES),
+        ("variable", variable, VARIABLES),
+    ):
+        if value not in known:
+            raise ValueError(f"`{argument}` must be one of {', '.join(known)}. Received: {value!r}")
     # The first matching pattern is used.
     table = (PLAIN_STEM[code_base] if plain_stem else {}) | CODE_BASES[code_base]
     part, entry = VARIABLES[variable]

@@ -1,5 +1,7 @@
 """From a PyTorch checkpoint to a model."""
 
+import contextlib
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +18,9 @@ from keras_encnet.convert.architecture import (
 )
 from keras_encnet.convert.names import CODE_BASES, state_key
 from keras_encnet.convert.reading import Checkpoint
+from keras_encnet.convert.reading.errors import quoted
 from keras_encnet.convert.settings import model_settings
-from keras_encnet.convert.state import load_backbone_state, load_state
+from keras_encnet.convert.state import check_state, load_backbone_state, load_state
 from keras_encnet.data.conventions import IGNORE_INDEX, ignore_index_for
 from keras_encnet.layers.policies import skip_kernel_init
 from keras_encnet.models.resnet import backbone_by_name
@@ -46,19 +49,19 @@ def encnet_from_checkpoint(
             the file has another number of classes.
 
     Raises:
-        ValueError: if the checkpoint is not an EncNet's, or weights are missing or unexpected.
+        ValueError: if the checkpoint is not an EncNet's, weights are missing, unexpected or not
+            finite, or an argument does not fit the model.
     """
     state, shapes, path = dict(checkpoint.state), checkpoint.shapes, checkpoint.path
     code_base = code_base_of(shapes)
     if code_base is None:
         raise ValueError(_not_encnet(path, shapes))
-    try:
-        arguments = encnet_arguments(shapes, code_base)
+    with _named(path):
+        try:
+            arguments = encnet_arguments(shapes, code_base)
+        except KeyError as error:
+            raise ValueError(f"Missing: {error.args[0]}.") from error
         settings = _settings(checkpoint, code_base, arguments["num_classes"], release)
-    except KeyError as error:
-        raise ValueError(f"{path} cannot be converted. Missing: {error.args[0]}.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be converted. {error}") from error
 
     given = {
         "align_corners": align_corners,
@@ -79,23 +82,23 @@ def encnet_from_checkpoint(
         arguments["num_classes"], settings.get("ignore_index", IGNORE_INDEX)
     )
 
-    for layer in ("pixel_logits", "aux_logits"):
-        kernel, bias = (state_key(layer, variable, code_base) for variable in ("kernel", "bias"))
-        if shapes.get(kernel, (0,))[0] == 1 and bias in state:
-            _make_two_outputs(state, kernel, bias, threshold)
     if bgr:
-        # `EncNet` takes RGB: the input channels of the first convolution are reversed instead.
         settings |= {name: settings[name][::-1] for name in ("mean", "std") if name in settings}
-        stems = (state_key("stem_conv1", "kernel", code_base, plain) for plain in (False, True))
-        stem = next(key for key in stems if key in state)
-        state[stem] = np.asarray(state[stem])[:, ::-1]
-
-    with skip_kernel_init():
-        model = cls(**arguments, **settings)
-    try:
+    make = functools.partial(cls, **arguments, **settings)
+    with _named(path):
+        for layer in ("pixel_logits", "aux_logits"):
+            kernel, bias = (state_key(layer, variable, code_base) for variable in ("kernel", "bias"))
+            if shapes.get(kernel, ())[:1] == (1,) and bias in state:
+                _make_two_outputs(state, kernel, bias, threshold)
+        check_state(make, state, code_base)
+        if bgr:
+            # `EncNet` takes RGB: the input channels of the first convolution are reversed instead.
+            stems = (state_key("stem_conv1", "kernel", code_base, plain) for plain in (False, True))
+            stem = next(key for key in stems if key in state)
+            state[stem] = np.asarray(state[stem])[:, ::-1]
+        with skip_kernel_init():
+            model = make()
         load_state(model, state, code_base)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be converted. {error}") from error
     return model
 
 
@@ -114,13 +117,13 @@ def backbone_from_checkpoint(checkpoint: Checkpoint) -> keras.Model:
     """
     state, code_base = _backbone_state(checkpoint)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    try:
+    with _named(checkpoint.path):
         name, width = backbone_arguments(shapes, code_base)
+        make = functools.partial(backbone_by_name, name, width=width)
+        check_state(make, state, code_base, backbone=True)
         with skip_kernel_init():
-            backbone = backbone_by_name(name, width=width)
+            backbone = make()
         load_backbone_state(backbone, state, code_base)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path} cannot be converted. {error}") from error
     return backbone
 
 
@@ -143,6 +146,15 @@ def is_backbone(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds only a backbone."""
     keys = checkpoint.state
     return code_base_of(keys) is None and backbone_code_base_of(keys) is not None
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Errors inside name the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be converted. {error}") from error
 
 
 def _backbone_state(checkpoint):
@@ -211,4 +223,4 @@ def _not_encnet(path, shapes):
 
 
 def _first_keys(state):
-    return f"{len(state)} entries that begin with {', '.join(list(state)[:3])}"
+    return f"{len(state)} entries that begin with {', '.join(map(quoted, list(state)[:3]))}"

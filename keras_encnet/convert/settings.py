@@ -1,9 +1,21 @@
 """The settings of a model in the metadata of an mmsegmentation checkpoint."""
 
 import ast
+import math
+import numbers
+from collections.abc import Callable
 from typing import Any
 
+from keras_encnet.convert.architecture import MAX_CLASSES
+from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.models.resnet import DILATIONS, STRIDES
+
+# Configs have 10,000 to 50,000 characters. Parsing takes some hundred bytes for each.
+MAX_CONFIG = 2**18
+# Longer names are damage.
+MAX_NAME = 1000
+# Pixels; images are resized and padded to these sizes.
+MAX_SIDE = 2**14
 
 
 def model_settings(meta: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +33,8 @@ def model_settings(meta: dict[str, Any]) -> dict[str, Any]:
         `bgr` (whether the network takes BGR), which are not arguments of `EncNet`.
 
     Raises:
-        ValueError: if the backbone has options that `resnet` lacks.
+        ValueError: if the backbone has options that `resnet` lacks, a value is invalid, or the config
+            is far longer than configs are.
 
     >>> text = "model = dict(decode_head=dict(type='EncHead', align_corners=True))"
     >>> model_settings({"CLASSES": ("sky", "road"), "cfg": text})
@@ -32,17 +45,25 @@ def model_settings(meta: dict[str, Any]) -> dict[str, Any]:
         "labels": _names(dataset.get("classes", dataset.get("CLASSES"))),
         "palette": _colours(dataset.get("palette", dataset.get("PALETTE"))),
     }
-    config = read_config(meta.get("cfg") or meta.get("config") or "")
+    texts = (meta.get("cfg"), meta.get("config"))
+    config = read_config(next((text for text in texts if isinstance(text, str) and text), ""))
     model = _dict_or_empty(config.get("model"))
     head = _dict_or_empty(model.get("decode_head"))
     found |= {
         **_normalization(config, model),
-        "align_corners": head.get("align_corners"),
+        "align_corners": _checked(head, "align_corners", _is_switch, "True or False"),
         "output_stride": _output_stride(model.get("backbone")),
-        "ignore_index": head.get("ignore_index"),
-        "dropout": head.get("dropout_ratio"),
+        "ignore_index": _checked(head, "ignore_index", _is_integer, "an integer"),
+        "dropout": _checked(
+            head,
+            "dropout_ratio",
+            lambda rate: _is_number(rate) and 0 <= rate < 1,
+            "at least 0 and less than 1",
+        ),
         "evaluation": _evaluation(config, model),
-        "threshold": head.get("threshold"),
+        "threshold": _checked(
+            head, "threshold", lambda t: _is_number(t) and 0 < t < 1, "between 0 and 1"
+        ),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -52,11 +73,19 @@ def read_config(text: str) -> dict[str, Any]:
 
     Empty if `text` is not a string or not valid Python.
 
+    Raises:
+        ValueError: if it is far longer than configs are.
+
     >>> read_config("a = dict(b=[1, -2.5], c=('x', f()))")
     {'a': {'b': [1, -2.5], 'c': ('x', None)}}
     """
     if not isinstance(text, str):
         return {}
+    if len(text) > MAX_CONFIG:
+        raise ValueError(
+            f"The config in its metadata must have at most {MAX_CONFIG} characters. Received: "
+            f"{len(text)} characters"
+        )
     try:
         statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -77,7 +106,8 @@ def _literal(node):
         case ast.Tuple(elts=items):
             return tuple(_literal(item) for item in items)
         case ast.Dict(keys=keys, values=values):
-            return dict(zip(map(_literal, keys), map(_literal, values), strict=True))
+            entries = zip(keys, values, strict=True)
+            return {k.value: _literal(v) for k, v in entries if isinstance(k, ast.Constant)}
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=entries):
             return {entry.arg: _literal(entry.value) for entry in entries}
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
@@ -93,8 +123,11 @@ def _evaluation(config, model):
     # In the first releases, `test_cfg` is not part of the model.
     test = _dict_or_empty(model.get("test_cfg") or config.get("test_cfg"))
     if test.get("mode") == "slide":
-        rule["window"], rule["stride"] = test.get("crop_size"), test.get("stride")
-    return {name: list(value) for name, value in rule.items() if value} or None
+        rule["window"] = _checked(test, "crop_size", _is_pair, PAIR)
+        rule["stride"] = _checked(test, "stride", _is_pair, PAIR)
+    rule = {name: list(value) for name, value in rule.items() if value}
+    evaluation_rule(rule)
+    return rule or None
 
 
 def _resize(pipeline):
@@ -112,7 +145,7 @@ def _normalization(config, model):
     if isinstance(options, dict):
         # In 1.x the model normalizes. By default it does not, and takes BGR, as images are loaded.
         bgr = not (options.get("bgr_to_rgb") or options.get("rgb_to_bgr"))
-        mean, std = options.get("mean"), options.get("std")
+        mean, std = _mean_and_std(options)
         if mean is None:
             mean, std = [0, 0, 0], [1, 1, 1]
     else:
@@ -120,8 +153,17 @@ def _normalization(config, model):
         options = config.get("img_norm_cfg") or _step(config.get("test_pipeline"), "Normalize")
         if not isinstance(options, dict):
             return {}
-        bgr, mean, std = not options.get("to_rgb", True), options.get("mean"), options.get("std")
+        bgr = not options.get("to_rgb", True)
+        mean, std = _mean_and_std(options)
     return {"mean": mean, "std": std, "bgr": bgr or None}
+
+
+def _mean_and_std(options):
+    mean = _checked(options, "mean", _are_channels, "three numbers")
+    std = _checked(
+        options, "std", lambda std: _are_channels(std) and min(std) > 0, "three positive numbers"
+    )
+    return mean, std
 
 
 def _step(pipeline, kind):
@@ -138,8 +180,9 @@ def _output_stride(backbone):
     """From a backbone's options, which do not show in its shapes; mmsegmentation's defaults apply."""
     if not isinstance(backbone, dict):
         return None
-    strides = tuple(backbone.get("strides") or (1, 2, 2, 2))
-    dilations = tuple(backbone.get("dilations") or (1, 1, 1, 1))
+    four = "four positive integers"
+    strides = tuple(_checked(backbone, "strides", _are_steps, four) or (1, 2, 2, 2))
+    dilations = tuple(_checked(backbone, "dilations", _are_steps, four) or (1, 1, 1, 1))
     contracted = backbone.get("contract_dilation", False) or max(dilations) == 1
     unsupported = [name for name in ("multi_grid", "dcn", "plugins") if backbone.get(name)]
     if backbone.get("style", "pytorch") != "pytorch":
@@ -156,8 +199,49 @@ def _output_stride(backbone):
     return stride
 
 
+PAIR = f"a pair of integers from 1 to {MAX_SIDE}"
+
+
+def _checked(options: dict, name: str, is_valid: Callable, what: str) -> Any:
+    """An option of a config, or `None` if it is missing or was not a literal.
+
+    Raises:
+        ValueError: if it has another value than `what`.
+    """
+    value = options.get(name)
+    if value is not None and not is_valid(value):
+        received = repr(value)
+        received = received if len(received) <= 80 else received[:77] + "..."
+        raise ValueError(f"`{name}` in its config must be {what}. Received: {received}")
+    return value
+
+
+def _is_switch(value):
+    return isinstance(value, bool)
+
+
+def _is_integer(value):
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _is_number(value):
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _are(value, count, is_valid):
+    return isinstance(value, (list, tuple)) and len(value) == count and all(map(is_valid, value))
+
+
+def _are_channels(value):
+    return _are(value, 3, _is_number)
+
+
+def _are_steps(value):
+    return _are(value, 4, lambda n: _is_integer(n) and n > 0)
+
+
 def _is_pair(value):
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
+    return _are(value, 2, lambda n: _is_integer(n) and 1 <= n <= MAX_SIDE)
 
 
 def _dict_or_empty(value):
@@ -165,15 +249,20 @@ def _dict_or_empty(value):
 
 
 def _names(value):
-    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
-        return list(value) or None
+    if isinstance(value, (list, tuple)) and len(value) <= MAX_CLASSES:
+        names = [name for name in value if isinstance(name, str) and len(name) <= MAX_NAME]
+        return names if names and len(names) == len(value) else None
     return None
 
 
 def _colours(value):
+    # The lengths are checked first: whatever a damaged file repeats is a long list here.
     try:
-        colours = [[int(channel) for channel in colour] for colour in value]
-    except (TypeError, ValueError):
+        if len(value) > MAX_CLASSES or not all(len(colour) == 3 for colour in value):
+            return None
+        channels = [channel for colour in value for channel in colour]
+    except TypeError:
         return None
-    valid = colours and all(len(c) == 3 and all(0 <= n <= 255 for n in c) for c in colours)
-    return colours if valid else None
+    if not channels or not all(isinstance(n, numbers.Integral) and 0 <= n <= 255 for n in channels):
+        return None
+    return [[int(channel) for channel in colour] for colour in value]

@@ -11,12 +11,18 @@ import pytest
 from golden.files import shapes_of, tiny, tiny_state, write_safetensors
 from golden.weights import image, noise, state_dict
 from keras_encnet import EncNet, cli
-from keras_encnet.convert import encnet_from_checkpoint, read_checkpoint
+from keras_encnet.convert import (
+    backbone_from_checkpoint,
+    encnet_from_checkpoint,
+    load_state,
+    read_checkpoint,
+)
 from keras_encnet.convert.architecture import (
     backbone_arguments,
     backbone_part,
     encnet_arguments,
 )
+from keras_encnet.convert.reading import Checkpoint
 from keras_encnet.convert.settings import model_settings
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -184,6 +190,112 @@ def test_a_file_without_an_encnet_is_an_error(checkpoint):
         EncNet.from_pytorch(checkpoint(change))
 
 
+def huge(*shape):
+    """An array that takes four bytes of memory."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
+STEM = {"backbone.stem.0.weight": 1, "backbone.stem.3.weight": 1, "backbone.stem.6.weight": 2}
+CONTRADICTIONS = {
+    "head_channels": {"decode_head.bottleneck.conv.weight": huge(10**6, 1, 1, 1)},
+    "num_classes": {"decode_head.conv_seg.weight": huge(10**8, 1, 1, 1)},
+    "num_codes": {"decode_head.enc_module.encoding.0.codewords": huge(10**8, 1)},
+    "width": {
+        "backbone.layer1.0.conv1.weight": huge(2 * 10**5, 1, 1, 1),
+        **{key: huge(10**5 * size, 1, 1, 1) for key, size in STEM.items()},
+    },
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_shapes_are_compared_before_the_model_takes_memory(checkpoint, what):
+    # Either of these models has more than a terabyte of weights.
+    read = read_checkpoint(checkpoint())
+    damaged = dataclasses.replace(read, state=read.state | CONTRADICTIONS[what])
+    message = "at most 65535 classes" if what == "num_classes" else "Wrong shape: "
+    with pytest.raises(ValueError, match=rf"{read.path} cannot be converted.*{message}"):
+        encnet_from_checkpoint(EncNet, damaged, align_corners=False)
+    if what == "width":
+        state = {key.removeprefix("backbone."): value for key, value in damaged.state.items()}
+        state = {key: value for key, value in state.items() if key.startswith(("stem.", "layer"))}
+        with pytest.raises(ValueError, match=rf"{read.path} cannot be converted.*Wrong shape: "):
+            backbone_from_checkpoint(dataclasses.replace(damaged, state=state))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 64, 1, 1)])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "decode_head.conv_seg.weight",
+        "decode_head.se_layer.weight",
+        "decode_head.bottleneck.conv.weight",
+        "decode_head.enc_module.encoding.0.codewords",
+        "backbone.stem.0.weight",
+        "backbone.layer1.0.conv1.weight",
+    ],
+)
+def test_shapes_without_sizes_are_errors(tmp_path, key, shape):
+    shapes = tiny(shapes_of("mmsegmentation-r18v1c"), 3) | {key: shape}
+    if key.endswith("se_layer.weight"):
+        shapes["decode_head.conv_seg.weight"] = (1, 64, 1, 1)
+    state = {name: huge(*size) for name, size in shapes.items()}
+    damaged = Checkpoint(state, {}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net\.pth cannot be converted\. .*Received: "):
+        encnet_from_checkpoint(EncNet, damaged, align_corners=False)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1j])
+def test_weights_that_are_no_finite_numbers_are_errors(checkpoint, value):
+    read, key = read_checkpoint(checkpoint()), "decode_head.enc_module.fc.0.bias"
+    damaged = dataclasses.replace(read, state=read.state | {key: np.full(64, value)})
+    with pytest.raises(ValueError, match=rf"{read.path} cannot be converted\. {key} must hold "):
+        encnet_from_checkpoint(EncNet, damaged, align_corners=False)
+
+
+def test_a_model_keeps_its_weights_if_a_state_dict_is_invalid():
+    model = EncNet("resnet18", 3, **TINY)
+    before = model.get_weights()
+    state = tiny_state("mmsegmentation-r18v1c")
+    state["auxiliary_head.conv_seg.bias"][-1] = np.nan
+    with pytest.raises(ValueError, match=r"auxiliary_head\.conv_seg\.bias must hold finite numbers"):
+        load_state(model, state, "mmsegmentation")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(ValueError, match="`code_base` must be one of mmsegmentation, pytorch_encoding"):
+        load_state(model, state, "mmseg")
+
+
+def test_an_error_lists_a_limited_number_of_tensors(checkpoint):
+    def change(state):
+        return state | {f"{i}": np.zeros(1, "float32") for i in range(500)}
+
+    with pytest.raises(ValueError, match="and 400 more"):
+        EncNet.from_pytorch(checkpoint(change), align_corners=False)
+
+
+# === Arguments ===
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("labels", ["sky", "road"]),
+        ("labels", "sky"),
+        ("labels", [1, 2, 3]),
+        ("palette", [[0.0, 0.5, 1.0]] * 3),
+        ("palette", [[0, 0, 256]] * 3),
+        ("palette", [[0, 0, 1]] * 2),
+        ("evaluation", {"windows": 64}),
+        ("evaluation", {"window": 64, "stride": 65}),
+        ("align_corners", "yes"),
+    ],
+)
+def test_invalid_arguments_are_errors(checkpoint, argument, value):
+    arguments = {"align_corners": False} | {argument: value}
+    with pytest.raises(ValueError, match=rf"`{argument.removesuffix('s')}.*Received: |`stride`"):
+        EncNet.from_pytorch(checkpoint(), **arguments)
+
+
 # === Settings, from the metadata ===
 
 CONFIG = """
@@ -271,6 +383,48 @@ def test_output_stride_and_unsupported_backbone_options(options, stride):
     else:
         with pytest.raises(ValueError, match=stride):
             model_settings(meta)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("decode_head=dict(align_corners='yes')", "`align_corners` .* True or False. Received: 'yes'"),
+        ("decode_head=dict(ignore_index='x')", "`ignore_index` .* an integer"),
+        ("decode_head=dict(dropout_ratio=1.0)", "`dropout_ratio` .* less than 1. Received: 1.0"),
+        ("decode_head=dict(threshold=1)", "`threshold` .* between 0 and 1"),
+        ("backbone=dict(strides=2)", "`strides` .* four positive integers. Received: 2"),
+        ("backbone=dict(dilations=(1, 1, None, 4))", "`dilations` .* four positive integers"),
+        ("data_preprocessor=dict(mean=1, std=[1, 1, 1])", "`mean` .* three numbers"),
+        ("data_preprocessor=dict(mean=[1, 2, 3], std=[1, 0, 1])", "`std` .* three positive numbers"),
+        ("data_preprocessor=dict(mean=[1, 2, 1e999])", "`mean` .* three numbers"),
+        ("test_cfg=dict(mode='slide', crop_size=512)", "`crop_size` .* a pair of integers"),
+        ("test_cfg=dict(mode='slide', crop_size=(10**9, 64))", "`crop_size` .* a pair of integers"),
+        ("test_cfg=dict(mode='slide', crop_size=(999999999, 64))", "`crop_size` .* from 1 to 16384"),
+        ("test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(65, 65))", "`stride` must not"),
+        ("x={[1]: 2}", None),
+    ],
+)
+def test_invalid_values_in_a_config(options, message):
+    meta = {"cfg": f"model = dict({options})"}
+    if message is None:
+        assert model_settings(meta) == {}
+    else:
+        with pytest.raises(ValueError, match=message):
+            model_settings(meta)
+
+
+def test_the_length_of_a_config_is_limited():
+    with pytest.raises(ValueError, match="at most 262144 characters. Received: 400004 characters"):
+        model_settings({"cfg": "x = " + "0," * 200_000})
+
+
+def test_labels_and_colours_that_repeat_without_end_are_ignored():
+    long = [0] * 10**6
+    meta = {"CLASSES": ["a" * 10**6] * 3, "PALETTE": [long] * 10**6}
+    assert model_settings(meta) == {}
+    assert model_settings({"PALETTE": np.zeros((10**9, 0), "uint8")}) == {}
+    assert model_settings({"PALETTE": [[0.0, 0.5, 1.0]]}) == {}  # colours are in [0, 255]
+    assert model_settings({"cfg": np.zeros(3), "config": "a = 1"}) == {}
 
 
 @pytest.mark.parametrize("text", ["model = (", "model = __import__('os').abort()", 5, "\0", "[" * 9999])

@@ -9,25 +9,23 @@ from typing import BinaryIO
 
 import numpy as np
 
-
-class Refused(ValueError):
-    """Why a file is not read: a sentence without its subject, such as "is a tar file.".
-
-    `read_checkpoint` puts the file's path in front.
-    """
-
-
-def damaged(detail: str) -> Refused:
-    """The error for a truncated or damaged file; `detail` says what is wrong with it."""
-    return Refused(f"is truncated or damaged ({detail}). Download or copy it again.")
+from keras_encnet.convert.reading.budget import Budget
+from keras_encnet.convert.reading.errors import damaged
 
 
 class File:
-    """An open, unbuffered binary file that is closed when nothing refers to it any more."""
+    """An open, unbuffered binary file that is closed when nothing refers to it any more.
 
-    def __init__(self, opened: BinaryIO, name: str):
+    Args:
+        opened: the file.
+        name: what it is called in errors.
+        budget: the memory that its content may take; default: as much as a file of its size may.
+    """
+
+    def __init__(self, opened: BinaryIO, name: str, budget: Budget | None = None):
         self.name = name
         self.size = opened.seek(0, os.SEEK_END)
+        self.budget = budget or Budget(self.size)
         self._opened, self._lock = opened, threading.Lock()
         weakref.finalize(self, opened.close)
 
@@ -49,6 +47,11 @@ class Blob:
     file: File
     start: int
     size: int
+
+    @property
+    def budget(self) -> Budget:
+        """The memory that the file's content may take."""
+        return self.file.budget
 
     def part(self, start: int, size: int) -> "Blob":
         """`size` of these bytes, beginning at `start`.

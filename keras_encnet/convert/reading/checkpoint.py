@@ -11,11 +11,12 @@ import zipfile
 import zlib
 from typing import Any
 
-from keras_encnet.convert.reading.blobs import Blob, File, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob, File
+from keras_encnet.convert.reading.errors import Refused, damaged, quoted
 from keras_encnet.convert.reading.safetensors import is_safetensors, read_safetensors
 from keras_encnet.convert.reading.tensors import DTYPES, Storage, Tensor, sizes
 from keras_encnet.convert.reading.unpickle import Reader, Unpickler, as_tensor, plain
-from keras_encnet.convert.reading.zips import members, quoted
+from keras_encnet.convert.reading.zips import members
 
 MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -98,6 +99,11 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         return dataclasses.replace(_read(Blob(file, 0, file.size)), path=pathlib.Path(path))
     except Refused as error:
         reason = str(error)
+    except MemoryError:
+        reason = f"takes more memory to read than is free. Received: {file.size} bytes."
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     except DAMAGE as error:
         # Only the type is named: the message may quote any amount of the file.
         kind = f"{type(error).__module__}.{type(error).__name__}"
@@ -111,11 +117,16 @@ def _read(blob, inside_zip=False):
         return _read_zip(blob, inside_zip)
     if is_safetensors(start):
         tensors, metadata = read_safetensors(blob)
-        return Checkpoint(_state(tensors), metadata)
+        return Checkpoint(_state(tensors, blob.budget), metadata)
     if start[257:262] == b"ustar":
         raise Refused(
             "is a tar file, the format of PyTorch 0.1, which is not supported. Load it with PyTorch "
             "and save it again."
+        )
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        raise Refused(
+            "is an HDF5 file, not a PyTorch checkpoint. If Keras wrote it, load it with "
+            "`model.load_weights`."
         )
     # The first opcode of a pickle of protocol 2 and later, or the magic number in protocols 0 and 1.
     if start.startswith((b"\x80", b"L%dL\n" % MAGIC)):
@@ -131,6 +142,10 @@ def _read_zip(blob, inside_zip):
     pickles = [name for name in files if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(pickles) == 1:
         return _read_torch_zip(files, pickles[0].removesuffix("data.pkl"))
+    if "model.weights.h5" in files:
+        raise Refused(
+            "is a Keras model, not a PyTorch checkpoint. Load it with `keras.saving.load_model`."
+        )
     # Without the files that macOS adds to a zip.
     names = [name for name in files if not re.match(r"__MACOSX/|(.*/)?\.DS_Store$", name)]
     weights = [name for name in names if re.search(r"\.(pth|pt|ckpt|safetensors)(\.tar)?$", name)]
@@ -161,7 +176,8 @@ def _read_torch_zip(files, prefix):
             raise damaged(f"storage {quoted(key)} is missing or has the wrong size")
         return Storage(dtype, size, lambda: blob, "<" if order == b"little" else ">")
 
-    return _unwrap(Unpickler(Reader(files[f"{prefix}data.pkl"]), storage).load())
+    pickled = files[f"{prefix}data.pkl"]
+    return _unwrap(Unpickler(Reader(pickled), storage).load(), pickled.budget)
 
 
 def _read_legacy(blob):
@@ -203,14 +219,14 @@ def _read_legacy(blob):
         position += 8 + size
     if blobs.keys() != types.keys():
         raise damaged("a storage is missing")
-    return _unwrap(top)
+    return _unwrap(top, blob.budget)
 
 
 def _number(value):
     return value if type(value) is int and value.bit_length() <= 80 else None
 
 
-def _unwrap(top):
+def _unwrap(top, budget):
     """The checkpoint in the object that was given to `torch.save`."""
     meta = {}
     # Limited, because a dict may contain itself.
@@ -218,17 +234,19 @@ def _unwrap(top):
         if type(top) is not dict:
             raise Refused(f"holds a {type(top).__name__}, not a state dict. Save `model.state_dict()`.")
         if type(top.get("meta")) is dict:
-            meta = meta or plain(top["meta"])
+            meta = meta or plain(top["meta"], budget)
         inner = next((name for name in WRAPPERS if type(top.get(name)) is dict), None)
         if inner is None:
-            return Checkpoint(_state(top), meta)
+            return Checkpoint(_state(top, budget), meta)
         top = top[inner]
     raise Refused("holds nested dicts but no state dict. Save `model.state_dict()`.")
 
 
-def _state(mapping):
+def _state(mapping, budget):
     tensors = {name: as_tensor(value) for name, value in mapping.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    # Two names may stand for one tensor, but a model has one copy for each.
+    budget.spend(sum(tensor.cost for tensor in tensors.values()))
     if not all(type(name) is str for name in tensors):
         raise Refused("holds tensors under keys that are not strings, so it is not a state dict.")
     if not tensors:

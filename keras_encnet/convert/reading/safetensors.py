@@ -2,12 +2,14 @@
 
 import json
 
-from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob
+from keras_encnet.convert.reading.errors import Refused, damaged, quoted
 from keras_encnet.convert.reading.tensors import Tensor, contiguous
-from keras_encnet.convert.reading.zips import quoted
 
 # A header has about a hundred bytes per tensor.
 MAX_HEADER = 2**24
+# Python's objects for a byte of JSON take at most about this many bytes: `[],` becomes 72.
+JSON_COST = 32
 
 DTYPES = {
     "F64": "float64",
@@ -45,7 +47,9 @@ def read_safetensors(blob: Blob) -> tuple[dict[str, Tensor], dict[str, str]]:
     size = int.from_bytes(blob.part(0, 8).read().tobytes(), "little")
     if size > MAX_HEADER:
         raise Refused(f"must have a header of at most {MAX_HEADER} bytes. Received: {size}")
-    header = json.loads(blob.part(8, size).read().tobytes().decode("utf-8"), object_pairs_hook=_unique)
+    text = blob.part(8, size).read().tobytes()
+    blob.budget.spend(JSON_COST * size)
+    header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     metadata = header.pop("__metadata__", {})
     if not all(type(value) is str for value in metadata.values()):
         raise damaged("metadata that is not text")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob
+from keras_encnet.convert.reading.budget import Budget
+from keras_encnet.convert.reading.errors import Refused, damaged
 
 # PyTorch's dtypes → (bytes per element, NumPy's code for reading them; `None` if NumPy has none).
 DTYPES = {
@@ -33,8 +35,6 @@ DTYPES = {
 }
 
 MAX_DIMENSIONS = 32
-# A tensor that repeats its values may be larger than its storage, up to this size.
-MAX_EXPANDED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +42,12 @@ class Tensor:
     """A tensor that stays in its file until its values are accessed.
 
     `dtype` is PyTorch's name of the type. Each call of `numpy()` or `numpy.asarray(tensor)` reads the
-    file.
+    file. `cost` is the memory that this takes, in bytes.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    cost: int = dataclasses.field(repr=False)
     _read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
 
     def numpy(self) -> np.ndarray:
@@ -79,9 +80,16 @@ class Storage:
 
 
 def strided(
-    storage: Storage, offset: int, shape: Sequence[int], strides: Sequence[int], dtype: str
+    storage: Storage,
+    offset: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    dtype: str,
+    budget: Budget,
 ) -> Tensor:
     """A tensor that is a view of a storage, with PyTorch's offset and strides (in elements).
+
+    It takes nothing of the budget before its values are read.
 
     Raises:
         Refused: if it reaches beyond the storage, or expands a few bytes into a huge tensor.
@@ -101,7 +109,7 @@ def strided(
     total = itemsize * math.prod(shape)
     if math.prod(size for size in shape if size) >= 2**56:
         raise damaged("a shape too large for any file")
-    if total > max(storage.size, MAX_EXPANDED_BYTES):
+    if total > max(storage.size, budget.left):
         raise Refused(
             f"expands {span * itemsize} bytes into a tensor of {total} bytes, which weights do not "
             "need. Clone the tensors of the model's `state_dict()` and save them again."
@@ -110,7 +118,8 @@ def strided(
     def read():
         return _values(storage, offset * itemsize, span, shape, strides, dtype)
 
-    return Tensor(shape, dtype, read)
+    # The bytes that a view skips are read too.
+    return Tensor(shape, dtype, max(total, span * itemsize), read)
 
 
 def contiguous(blob: Blob, shape: Sequence[int], dtype: str) -> Tensor:
@@ -123,13 +132,14 @@ def contiguous(blob: Blob, shape: Sequence[int], dtype: str) -> Tensor:
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
     if blob.size != DTYPES[dtype][0] * math.prod(shape):
         raise damaged(f"{blob.size} bytes for a tensor of shape {shape} and type {dtype}")
-    return strided(Storage(dtype, blob.size, lambda: blob), 0, shape, strides, dtype)
+    storage = Storage(dtype, blob.size, lambda: blob)
+    return strided(storage, 0, shape, strides, dtype, blob.budget)
 
 
 def in_memory(array: np.ndarray) -> Tensor:
     """A NumPy array that the pickle itself contains, as a tensor."""
     native = array.dtype.newbyteorder("=")
-    return Tensor(array.shape, native.name, lambda: np.array(array, native, order="C"))
+    return Tensor(array.shape, native.name, array.nbytes, lambda: np.array(array, native, order="C"))
 
 
 def sizes(values: Sequence[int]) -> tuple[int, ...]:
@@ -147,13 +157,14 @@ def sizes(values: Sequence[int]) -> tuple[int, ...]:
 
 def _values(storage, start, span, shape, strides, dtype):
     itemsize, code = DTYPES[dtype]
+    blob = storage.locate()
     if code is None:
         raise ValueError(
-            f"A tensor has the dtype {dtype}, which NumPy lacks. Convert it in PyTorch with "
-            "`tensor.float()` and save it again."
+            f"{blob.file.name} has a tensor of the dtype {dtype}, which NumPy lacks. Convert it in "
+            "PyTorch with `tensor.float()` and save it again."
         )
     code = np.dtype(code)
-    raw = storage.locate().part(start, span * itemsize).read()
+    raw = blob.part(start if span else 0, span * itemsize).read()
     flat = raw.view(code.newbyteorder(storage.byteorder)).astype(code, copy=False)
     if span == 0:
         array = np.empty(shape, code)

@@ -14,14 +14,16 @@ the replacements take effect.
 import math
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from keras_encnet.convert.reading.blobs import Blob, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob
+from keras_encnet.convert.reading.budget import Budget
+from keras_encnet.convert.reading.errors import Refused, damaged, quoted
 from keras_encnet.convert.reading.tensors import DTYPES, Storage, Tensor, in_memory, sizes, strided
-from keras_encnet.convert.reading.zips import quoted
 
 # Packages of the other objects that training runs save. Each is replaced by an `Inert`.
 INERT_PACKAGES = ("mmengine", "mmcv")
@@ -42,13 +44,15 @@ STORAGES = {
     "UntypedStorage": "uint8",
 }
 
-# A pickle of a thousand tensors takes about 100,000 reads.
-MAX_READS = 4_000_000
-# Calls may copy this many items more than four times the file's size. A call takes three bytes in a
-# pickle, no matter how much it copies.
-MAX_COPIED = 2**26
+# The bytes that Python's objects take at most: what an opcode or an item of a container brings, an
+# empty set, what a call or a storage brings besides copies, and a character of a string. A pickle of a
+# thousand tensors has about 100,000 opcodes.
+ITEM, SET, CALL, CHARACTER = 128, 256, 1024, 4
 
 PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
+CONTAINERS = (list, tuple, dict, set, frozenset)
+# Programs have pairs and triples as keys.
+MAX_KEY = 8
 
 
 class Global:
@@ -60,6 +64,8 @@ class Global:
 
 class Inert:
     """Replaces an object that is not needed."""
+
+    __slots__ = ()
 
 
 class Dtype:
@@ -78,15 +84,16 @@ class Array:
 
 
 class Reader:
-    """The file that an unpickler reads: the bytes of a `Blob`, in a limited number of reads."""
+    """The file that an unpickler reads: the bytes of a `Blob`. Each read draws on its budget."""
 
     def __init__(self, blob: Blob):
-        self.size = self._left = blob.size
-        self._file, self._reads = blob.open(), 0
+        self.budget = blob.budget
+        self._size = self._left = blob.size
+        self._file = blob.open()
 
     @property
     def position(self) -> int:
-        return self.size - self._left
+        return self._size - self._left
 
     def read(self, count: int) -> bytes:
         self._count(count)
@@ -103,11 +110,7 @@ class Reader:
         if not 0 <= count <= self._left:
             raise damaged("its pickle ends in the middle")
         self._left -= count
-        self._reads += 1
-        if self._reads > MAX_READS:
-            raise Refused(
-                "has a pickle far longer than weights need. Save only the model's `state_dict()`."
-            )
+        self.budget.spend(ITEM + CHARACTER * count)
 
 
 class Unpickler(pickle._Unpickler):
@@ -127,11 +130,11 @@ class Unpickler(pickle._Unpickler):
     def __init__(self, reader: Reader, storage: Callable[..., Storage] | None = None):
         super().__init__(reader, encoding="latin1")
         self._storage = storage
-        self._may_copy = MAX_COPIED + 4 * reader.size
+        self._budget = reader.budget
         self._globals = self._table()
 
     def find_class(self, module: str, name: str) -> Global | Inert:
-        self._copy(module, name)
+        self._spend_copies(module, name)
         if module.split(".")[0] in INERT_PACKAGES:
             return Inert()
         full = f"{MODULES.get(module, module)}.{name}"
@@ -146,6 +149,7 @@ class Unpickler(pickle._Unpickler):
             raise Refused(
                 "holds a complete model with its code. Save the model's `state_dict()` instead."
             )
+        self._budget.spend(CALL)
         kind, key, _, count, *view = pid[1:]
         if pid[0] != "storage" or type(kind) is not Global or type(key) is not str:
             raise damaged("a reference to something other than a storage")
@@ -160,14 +164,14 @@ class Unpickler(pickle._Unpickler):
             raise damaged(f"a call of a {type(function).__name__}")
         if function.make is None:
             raise Refused(f"calls {quoted(function.name)}, which weights do not need.")
-        self._copy(*arguments)
+        self._budget.spend(CALL)
+        self._spend_copies(*arguments)
         return function.make(*arguments)
 
-    def _copy(self, *values):
-        sized = (str, bytes, list, tuple, dict, set, frozenset)
-        self._may_copy -= sum(len(value) for value in values if type(value) in sized)
-        if self._may_copy < 0:
-            raise Refused("has a pickle that copies the same data over and over, as a zip bomb does.")
+    def _spend_copies(self, *values):
+        """A call takes three bytes in a pickle, no matter how much it copies."""
+        for value in values:
+            self._budget.spend(_copy_cost(value))
 
     def _table(self):
         """The names that a pickle may use, and what they refer to."""
@@ -201,9 +205,9 @@ class Unpickler(pickle._Unpickler):
             "torch.device": lambda *_: Inert(),
             "torch.Tensor": None,
             "torch.nn.parameter.Parameter": _tensor,
-            "torch._utils._rebuild_tensor": _rebuild_tensor,
-            "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-            "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+            "torch._utils._rebuild_tensor": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_v3,
             "torch._utils._rebuild_parameter": _tensor,
             "torch._utils._rebuild_parameter_with_state": _tensor,
             "torch._tensor._rebuild_from_type_v2": self._rebuild_from_type,
@@ -211,6 +215,15 @@ class Unpickler(pickle._Unpickler):
             **{f"torch.{kind}": None for kind in STORAGES},
         }
         return {name: Global(name, make) for name, make in makers.items()}
+
+    def _rebuild_tensor(self, storage, offset, shape, strides, *_, dtype=None):
+        if type(storage) is not Storage:
+            raise damaged("a tensor without a storage")
+        return strided(storage, offset, shape, strides, dtype or storage.dtype, self._budget)
+
+    def _rebuild_tensor_v3(self, storage, offset, shape, strides, requires_grad, hooks, dtype, *_):
+        dtype = dtype.name.removeprefix("torch.")
+        return self._rebuild_tensor(storage, offset, shape, strides, dtype=dtype)
 
     def _rebuild_from_type(self, function, kind, arguments, state=None):
         return _tensor(self._call(function, arguments))
@@ -234,7 +247,7 @@ class Unpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Array:
             *_, shape, dtype, fortran, raw = state
-            self._copy(raw)
+            self._spend_copies(raw)
             target.value = _array(shape, dtype, raw, "F" if fortran else "C")
         elif type(target) is Dtype:
             if target.value is not None and state[1] in ("<", ">"):
@@ -274,6 +287,10 @@ class Unpickler(pickle._Unpickler):
     def _dict(self):
         self.append(dict(_pairs(self.pop_mark())))
 
+    def _empty_set(self):
+        self._budget.spend(SET)
+        self.append(set())
+
     def _additems(self):
         items, target = self.pop_mark(), self.stack[-1]
         if type(target) is set:
@@ -282,6 +299,7 @@ class Unpickler(pickle._Unpickler):
             raise damaged(f"members added to a {type(target).__name__}")
 
     def _frozenset(self):
+        self._budget.spend(SET)
         self.append(frozenset(map(_key, self.pop_mark())))
 
     def _bytearray8(self):
@@ -308,6 +326,7 @@ class Unpickler(pickle._Unpickler):
             pickle.SETITEM[0]: _setitem,
             pickle.SETITEMS[0]: _setitems,
             pickle.DICT[0]: _dict,
+            pickle.EMPTY_SET[0]: _empty_set,
             pickle.ADDITEMS[0]: _additems,
             pickle.FROZENSET[0]: _frozenset,
             pickle.BYTEARRAY8[0]: _bytearray8,
@@ -332,46 +351,52 @@ MODULES = {
 }
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, budget: Budget) -> Any:
     """A copy of the values of a pickle that holds only plain values.
 
-    Other objects are left out of dicts and become `None` in lists and tuples.
+    Other objects are left out of dicts and become `None` in lists and tuples. Entries whose key is a
+    tuple are left out too. What occurs several times is copied once.
 
     Raises:
-        Refused: if the values are nested more than 100 levels deep.
+        Refused: if the values are nested more than 100 levels deep, or take more than the budget.
     """
-    copy = _plain(value, {}, 0)
+    copy = _plain(value, {}, 0, budget)
     return None if copy is _NOTHING else copy
 
 
 _NOTHING = object()
 
 
-def _plain(value, done, depth):
+def _plain(value, done, depth, budget):
     if depth > 100:
         raise Refused("has metadata nested more than 100 levels deep, which no program writes.")
     if id(value) in done:
         return done[id(value)]
     kind = type(value)
+    if kind in CONTAINERS:
+        budget.spend(_copy_cost(value))
     if kind is dict:
         done[id(value)] = copy = {}
         for key, entry in value.items():
-            entry = _plain(entry, done, depth + 1)
+            entry = _plain(entry, done, depth + 1, budget)
             if _is_plain_key(key) and entry is not _NOTHING:
                 copy[key] = entry
         return copy
     if kind in (list, tuple):
         done[id(value)] = copy = []
         for item in value:
-            item = _plain(item, done, depth + 1)
+            item = _plain(item, done, depth + 1, budget)
             copy.append(None if item is _NOTHING else item)
         if kind is tuple:
             done[id(value)] = copy = tuple(copy)
         return copy
     if kind in (set, frozenset):
-        return {key for key in value if _is_plain_key(key)}
+        done[id(value)] = copy = {key for key in value if _is_plain_key(key)}
+        return copy
     if kind is Array and value.value is not None:
-        return value.value.copy()
+        budget.spend(ITEM + value.value.nbytes)
+        done[id(value)] = copy = value.value.copy()
+        return copy
     return value if kind in (*PLAIN_KEYS, complex, Tensor) else _NOTHING
 
 
@@ -404,17 +429,26 @@ def _numbers(values):
 
 def _key(value):
     # Hashing deep or self-repeating tuples, or huge numbers, overflows the stack or takes very long.
+    # Other tuples can be chosen to have the same hash, and filling a dict with them takes very long.
+    if type(value) is tuple and len(value) <= MAX_KEY and all(map(_is_plain_key, value)):
+        return Inert()
     if not _is_plain_key(value) and type(value) not in (Inert, Global):
         raise damaged(f"a {type(value).__name__} as a key")
     return value
 
 
 def _is_plain_key(value):
-    parts = value if type(value) is tuple else (value,)
-    return all(
-        type(part) in PLAIN_KEYS and (type(part) is not int or part.bit_length() <= 64)
-        for part in parts
-    )
+    return type(value) in PLAIN_KEYS and (type(value) is not int or value.bit_length() <= 64)
+
+
+def _copy_cost(value):
+    """The memory that a copy of a value in another container or string takes at most."""
+    kind = type(value)
+    if kind in CONTAINERS:
+        return SET + ITEM * len(value)
+    if kind is str:
+        return CHARACTER * len(value)
+    return len(value) if kind is bytes else 0
 
 
 def _pairs(items):
@@ -468,10 +502,11 @@ def _array(shape, dtype, raw, order):
     raw = raw.encode("latin-1") if type(raw) is str else raw
     if type(raw) is not bytes or len(raw) != math.prod(shape) * dtype.value.itemsize:
         raise damaged(f"an array of shape {shape} with data of another size")
-    array = np.ndarray(shape, dtype.value, raw or b"\0", order=order)
     if dtype.value.kind == "U":
-        array.tolist()  # raises an error if a character is invalid
-    return array
+        codes = np.frombuffer(raw, np.dtype("u4").newbyteorder(dtype.value.byteorder))
+        if (codes > sys.maxunicode).any():
+            raise damaged("an array of text with an invalid character")
+    return np.ndarray(shape, dtype.value, raw or b"\0", order=order)
 
 
 def _scalar(dtype, raw=b""):
@@ -489,13 +524,3 @@ def _tensor(value, *_):
     if as_tensor(value) is None:
         raise damaged("a parameter that is not a tensor")
     return value
-
-
-def _rebuild_tensor(storage, offset, shape, strides, *_):
-    if type(storage) is not Storage:
-        raise damaged("a tensor without a storage")
-    return strided(storage, offset, shape, strides, storage.dtype)
-
-
-def _rebuild_tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, *_):
-    return strided(storage, offset, shape, strides, dtype.name.removeprefix("torch."))

@@ -5,22 +5,25 @@ import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
 
-from keras_encnet.convert.reading.blobs import Blob, File, Refused, damaged
+from keras_encnet.convert.reading.blobs import Blob, File
+from keras_encnet.convert.reading.errors import Refused, damaged, quoted
 
-# Weights barely compress, so a larger declared ratio means a zip bomb.
-MAX_RATIO, MAX_GROWTH = 16, 2**26
+# Python's record of a member takes about this many bytes.
+MEMBER_COST = 1024
 
 
 def members(blob: Blob) -> dict[str, Blob]:
     """The files in a zip, by name.
 
     Stored members are parts of the zip itself. Compressed ones are unpacked into one temporary file
-    without a name.
+    without a name. All are compared with their checksums.
 
     Raises:
         Refused: if a name is a path outside the zip or occurs twice, if members overlap, are encrypted
-            or compressed by an unsupported method, or if their declared size means a zip bomb.
+            or compressed by an unsupported method, if their declared size means a zip bomb, or if one
+            has another checksum.
     """
     with zipfile.ZipFile(blob.open()) as archive:
         infos = archive.infolist()
@@ -29,18 +32,14 @@ def members(blob: Blob) -> dict[str, Blob]:
         for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
             if end > start:
                 raise Refused("is a zip file with overlapping members, which is a sign of a zip bomb.")
-        declared = sum(info.file_size for info in infos)
-        if declared > MAX_GROWTH + MAX_RATIO * blob.size:
+        declared = sum(info.file_size for info in infos if info.compress_type != zipfile.ZIP_STORED)
+        if declared > blob.budget.left:
             raise Refused(
                 f"is a zip file of {blob.size} bytes with a declared unpacked size of {declared}: a "
                 "zip bomb, not weights."
             )
+        blob.budget.spend(declared + MEMBER_COST * len(infos))
         return _unpack(blob, archive, [info for info in infos if not info.is_dir()])
-
-
-def quoted(text: str) -> str:
-    """A name from a file, in quotes and shortened, for a message."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _span(blob, info):
@@ -70,6 +69,8 @@ def _data_start(blob, info):
 
 def _unpack(blob, archive, infos):
     found, scratch = {}, None
+    # PyTorch writes no checksums, that is zeros, after `torch.serialization.set_crc32_options(False)`.
+    checked = any(info.CRC for info in infos)
     for info in infos:
         name = info.orig_filename
         if name in found:
@@ -78,10 +79,12 @@ def _unpack(blob, archive, infos):
             if info.file_size != info.compress_size:
                 raise damaged(f"its member {quoted(name)} has two sizes")
             found[name] = blob.part(_data_start(blob, info), info.file_size)
+            if checked and _checksum(found[name]) != info.CRC:
+                raise damaged(f"its member {quoted(name)} does not have the checksum that it should")
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             if scratch is None:
                 scratch = tempfile.TemporaryFile(buffering=0)
-                file = File(scratch, blob.file.name)
+                file = File(scratch, blob.file.name, blob.budget)
             found[name] = Blob(file, scratch.tell(), info.file_size)
             with archive.open(info) as member:
                 shutil.copyfileobj(member, scratch, 2**20)
@@ -93,3 +96,11 @@ def _unpack(blob, archive, infos):
                 "it and pass what is inside."
             )
     return found
+
+
+def _checksum(blob):
+    checksum = 0
+    with blob.open() as file:
+        while chunk := file.read(2**20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

@@ -1,7 +1,9 @@
 """Damaged and malicious files."""
 
+import io
 import pickle
 import struct
+import tempfile
 import time
 import tracemalloc
 import zipfile
@@ -10,9 +12,19 @@ from pathlib import Path
 import handmade as make
 import numpy as np
 import pytest
-from test_checkpoint import BODY, COUNT, HEADER, KINDS, NUMBERS, SAVED, STORAGES, write_small
+from test_checkpoint import (
+    BODY,
+    COUNT,
+    HEADER,
+    KINDS,
+    NUMBERS,
+    SAVED,
+    STORAGES,
+    numpy_array,
+    write_small,
+)
 
-from keras_encnet.convert.reading import unpickle
+from keras_encnet.convert.reading import blobs, budget
 from keras_encnet.convert.reading.checkpoint import read_checkpoint
 
 DAMAGED = "is truncated or damaged"
@@ -75,6 +87,7 @@ OTHERS = {
         make.legacy(make.tuple_of(make.value("module"), b"N", make.value("x.py"), b"N") + b"Q"),
         "holds a complete model",
     ),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(90), "an HDF5 file.*`model.load_weights`"),
 }
 
 
@@ -221,7 +234,7 @@ def test_the_length_of_a_pickle_is_limited(tmp_path, monkeypatch):
     path = tmp_path / "x.pth"
     path.write_bytes(make.legacy(make.dict_of(optimizer=b"N0" * 1000 + b"N", model=BODY), STORAGES))
     assert read_checkpoint(path).state["n"].numpy() == 258
-    monkeypatch.setattr(unpickle, "MAX_READS", 2000)
+    monkeypatch.setattr(budget, "FLOOR", 2**16)
     with pytest.raises(ValueError, match="far longer than weights need"):
         read_checkpoint(path)
 
@@ -236,6 +249,199 @@ def test_the_size_of_metadata_is_limited(tmp_path):
     path.write_bytes(make.legacy(make.dict_of(meta=laughs, model=BODY), STORAGES))
     meta = read_checkpoint(path).meta
     assert [len(list) for list in meta["a"]] == [0] + [10] * 50 and meta["b"][0] is meta["b"]
+
+
+# Files that take more memory or time than their size allows.
+
+
+def expect_refusal_within(path, seconds=30, memory=2**28):
+    """Reads a file that must be refused; returns the error's message."""
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(ValueError, match=rf"{path.name} .*") as caught:
+            read_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < memory
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < seconds
+    return str(caught.value)
+
+
+def repeat(part, times=2000):
+    """The opcodes for a list that holds one object many times."""
+    return b"](" + part + b"q\1" + b"h\1" * (times - 1) + b"e"
+
+
+REPEATED = {
+    "an array": numpy_array(np.zeros(3 * 2**19, "uint8")),
+    "a set": b"\x8f(" + b"".join(make.value(i) for i in range(20_000)) + b"\x90",
+    "a list": b"](" + b"N" * 20_000 + b"e",
+}
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_what_metadata_repeats_is_copied_once(tmp_path, what):
+    path = tmp_path / "x.pth"
+    body = make.dict_of(meta=make.dict_of(a=repeat(REPEATED[what])), model=BODY)
+    make.torch_zip(path, body, STORAGES, compression=zipfile.ZIP_DEFLATED)
+    tracemalloc.start()
+    try:
+        copies = read_checkpoint(path).meta["a"]
+        assert len(copies) == 2000 and all(copy is copies[0] for copy in copies)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("container", ["set", "frozenset", "list", "tuple", "dict"])
+def test_the_memory_of_copies_is_limited(tmp_path, container):
+    path = tmp_path / "x.pth"
+    items = b"".join(make.value(i) for i in range(20_000))
+    items = b"}(" + items + b"u" if container == "dict" else b"](" + items + b"e"
+    build = make.name("builtins", container)
+    copies = build + b"q\1" + items + b"\x85q\2" + b"h\1h\2R" * 2000
+    body = make.dict_of(optimizer=b"](" + copies + b"e", model=BODY)
+    path.write_bytes(make.legacy(body, STORAGES))
+    assert "copies the same data" in expect_refusal_within(path)
+
+
+@pytest.mark.parametrize("kind", ["an array", "a tensor"])
+def test_a_tensor_under_many_names_counts_once_for_each(tmp_path, kind):
+    path = tmp_path / "x.pth"
+    size = 2**19
+    tensor = {
+        "an array": numpy_array(np.zeros(size, "float32")),
+        "a tensor": make.tensor("0", 1, (size,), (0,)),
+    }[kind]
+    for names, allowed in ((20, True), (2000, False)):
+        weights = b"".join(make.value(f"w{i}") + b"h\1" for i in range(1, names))
+        body = b"}(" + make.value("w0") + tensor + b"q\1" + weights + b"u"
+        storages = [("0", 1, b"1234")] if kind == "a tensor" else []
+        make.torch_zip(path, body, storages, compression=zipfile.ZIP_DEFLATED)
+        if allowed:
+            assert len(read_checkpoint(path).state) == names
+        else:
+            assert "bytes of memory" in expect_refusal_within(path)
+
+
+def test_a_view_that_skips_bytes_counts_with_them(tmp_path):
+    path, count = tmp_path / "x.pth", 2**18
+    view = make.tensor("0", count, (2,), (count - 1,))
+    for names, allowed in ((4, True), (100, False)):
+        body = make.dict_of(**{f"w{i}": view for i in range(names)})
+        path.write_bytes(make.legacy(body, [("0", count, bytes(4 * count))]))
+        if allowed:
+            assert read_checkpoint(path).state["w0"].numpy().tolist() == [0, 0]
+        else:
+            assert "bytes of memory" in expect_refusal_within(path)
+
+
+def colliding_pairs(count):
+    """Pairs of integers with the same hash, by inverting CPython's hash of tuples."""
+    word, prime1, prime2, prime5 = (
+        2**64,
+        11400714785074694791,
+        14029467366897019727,
+        2870177450012600261,
+    )
+    pairs, first = [], 0
+    while len(pairs) < count:
+        first += 1
+        lane = (prime5 + first * prime2) % word
+        lane = ((lane << 31 | lane >> 33) * prime1) % word
+        second = -lane * pow(prime2, -1, word) % word
+        if second < 2**61 - 1:
+            pairs.append((first, second))
+    return pairs
+
+
+@pytest.mark.parametrize("container", ["dict", "set"])
+def test_keys_with_the_same_hash_take_no_longer_than_others(tmp_path, container):
+    path, same = tmp_path / "x.pth", colliding_pairs(12_000)
+    assert len(set(map(hash, same[:100]))) == 1
+    times = []
+    for pairs in ([(first, first) for first, _ in same], same):
+        keys = [make.value(pair) for pair in pairs]
+        if container == "dict":
+            part = b"}(" + b"N".join(keys) + b"Nu"
+        else:
+            part = b"\x8f(" + b"".join(keys) + b"\x90"
+        path.write_bytes(make.legacy(make.dict_of(meta=make.dict_of(a=part), model=BODY), STORAGES))
+        start = time.process_time()
+        read_checkpoint(path)
+        times.append(time.process_time() - start)
+    assert times[1] < 2 * times[0] + 0.5
+
+
+def test_a_long_key_is_an_error(tmp_path):
+    path = tmp_path / "x.pth"
+    key = b"(" + b"N" * 20_000 + b"tq\1"
+    body = make.dict_of(optimizer=b"}(" + key + b"N" + b"h\1N" * 20_000 + b"u", model=BODY)
+    path.write_bytes(make.legacy(body, STORAGES))
+    assert "a tuple as a key" in expect_refusal_within(path)
+
+
+def test_empty_arrays_of_huge_shapes_take_no_memory(tmp_path):
+    path = tmp_path / "x.pth"
+    array = make.call(make.name("numpy.core.multiarray", "_reconstruct")) + make.tuple_of(
+        make.value(1), make.value((2**30, 0)),
+        make.call(make.name("numpy", "dtype"), make.value("U1")), b"\x89", make.value(""),
+    ) + b"b"  # fmt: skip
+    path.write_bytes(make.legacy(make.dict_of(meta=make.dict_of(a=array), model=BODY), STORAGES))
+    tracemalloc.start()
+    try:
+        assert read_checkpoint(path).meta["a"].shape == (2**30, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_of_invalid_characters_is_an_error(tmp_path):
+    path = tmp_path / "x.pth"
+    text = numpy_array(np.array(["ab"])).replace(b"b\0\0\0", b"b\0\x11\0")
+    path.write_bytes(make.legacy(make.dict_of(meta=make.dict_of(a=text), model=BODY), STORAGES))
+    with pytest.raises(ValueError, match=rf"x\.pth {DAMAGED} .*invalid character"):
+        read_checkpoint(path)
+
+
+def test_the_memory_of_a_header_is_limited(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(make.safetensors(b'{"a": [' + b"[]," * 4_000_000 + b"[]]}", b""))
+    expect_refusal_within(path)
+
+
+def test_zip_bombs_in_zips(tmp_path):
+    path, inner = tmp_path / "x.zip", io.BytesIO()
+    body, size = make.dict_of(w=make.tensor("0", 10**7, (10**7,), (1,))), 4 * 10**7
+    make.torch_zip(inner, body, [("0", 10**7, bytes(size))], compression=zipfile.ZIP_DEFLATED)
+    make.zipped(path, {"x.pth": inner.getvalue()})
+    assert path.stat().st_size < size / 1000
+    assert "bytes of memory" in expect_refusal_within(path)
+
+
+@pytest.mark.parametrize("path", ["x.pth", "x.safetensors"])
+def test_too_little_memory_is_an_error_that_names_the_file(tmp_path, monkeypatch, path):
+    path = tmp_path / path
+    write_small(path, "legacy" if path.suffix == ".pth" else "safetensors")
+
+    def read_into(self, buffer, position):
+        raise MemoryError
+
+    monkeypatch.setattr(blobs.File, "read_into", read_into)
+    with pytest.raises(ValueError, match=rf"{path.name} takes more memory .*Received: \d+ bytes"):
+        read_checkpoint(path)
+
+
+def test_errors_of_the_system_name_the_file(tmp_path, monkeypatch):
+    write_small(tmp_path / "x.zip", "zip around legacy")
+
+    def full(**options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.zip'"):
+        read_checkpoint(tmp_path / "x.zip")
 
 
 # Tensors that reach beyond their storage.
@@ -256,6 +462,16 @@ VIEWS = {
     "many dimensions": {"shape": (1,) * 33, "strides": (1,) * 33},
     "view": {"shape": (1,), "strides": (1,), "view": ("9", 2, 2)},
 }
+
+
+def test_an_empty_tensor_may_begin_anywhere(tmp_path):
+    body = make.dict_of(w=make.tensor("7", 3, (0, 2), (2, 1), offset=100))
+    for path in (tmp_path / "x.pth", tmp_path / "y.pth"):
+        if path.stem == "x":
+            path.write_bytes(make.legacy(body, STORAGES[:1]))
+        else:
+            make.torch_zip(path, body, STORAGES[:1])
+        assert read_checkpoint(path).state["w"].numpy().shape == (0, 2)
 
 
 @pytest.mark.parametrize("what", VIEWS)
@@ -350,6 +566,73 @@ def test_overlapping_zip_members(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="overlapping members"):
         read_checkpoint(path)
+
+
+STORED = {
+    "a checkpoint": lambda file: make.torch_zip(file, BODY, STORAGES),
+    "a zip around a legacy file": lambda file: make.zipped(
+        file, {"net.pth": make.legacy(BODY, STORAGES)}, zipfile.ZIP_STORED
+    ),
+    "a zip around a checkpoint": lambda file: make.zipped(
+        file, {"net.pth": STORED["a checkpoint"](io.BytesIO()).getvalue()}, zipfile.ZIP_STORED
+    ),
+    "a zip around .safetensors": lambda file: make.zipped(
+        file, {"net.safetensors": make.safetensors(HEADER, COUNT + NUMBERS)}, zipfile.ZIP_STORED
+    ),
+    "compressed": lambda file: make.torch_zip(file, BODY, STORAGES, compression=zipfile.ZIP_DEFLATED),
+}
+
+
+@pytest.mark.parametrize("what", STORED)
+def test_a_flipped_bit_in_a_zip_never_gives_other_weights(tmp_path, what):
+    path = tmp_path / "x.pth"
+    original = STORED[what](io.BytesIO()).getvalue()
+    path.write_bytes(original)
+    expected = {key: tensor.numpy() for key, tensor in read_checkpoint(path).state.items()}
+    refused = 0
+    for position in range(len(original)):
+        path.write_bytes(
+            original[:position]
+            + bytes([original[position] ^ 1 << position % 8])
+            + original[position + 1 :]
+        )
+        try:
+            state = read_checkpoint(path).state
+        except ValueError as error:
+            refused += "x.pth" in str(error)
+            continue
+        assert list(state) == list(expected), position
+        for key, value in expected.items():
+            np.testing.assert_array_equal(state[key].numpy(), value, err_msg=str(position))
+    assert refused
+
+
+def test_a_flipped_bit_in_a_stored_member_is_named(tmp_path):
+    path = tmp_path / "x.pth"
+    make.torch_zip(path, BODY, STORAGES)
+    path.write_bytes(path.read_bytes().replace(NUMBERS, bytes(12)))
+    with pytest.raises(ValueError, match=rf"x\.pth {DAMAGED} .*'archive/data/7' .*checksum"):
+        read_checkpoint(path)
+
+
+def test_zips_without_checksums(tmp_path):
+    # As after `torch.serialization.set_crc32_options(False)`.
+    path = tmp_path / "x.pth"
+    make.torch_zip(path, BODY, STORAGES)
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        start = data.find(signature)
+        while start >= 0:
+            data[start + offset : start + offset + 4] = bytes(4)
+            start = data.find(signature, start + 1)
+    path.write_bytes(data)
+    assert read_checkpoint(path).state["w"].numpy().tolist() == [1, 2, -0.5]
+
+
+def test_a_keras_file_is_named_as_such(tmp_path):
+    make.zipped(tmp_path / "x.keras", {"config.json": b"{}", "model.weights.h5": b"\x89HDF"})
+    with pytest.raises(ValueError, match=r"x\.keras is a Keras model.*`keras\.saving\.load_model`"):
+        read_checkpoint(tmp_path / "x.keras")
 
 
 def test_zips_without_exactly_one_readable_checkpoint(tmp_path):
