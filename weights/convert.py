@@ -62,7 +62,7 @@ def is_done(entry: dict | None, preset: Preset, options: argparse.Namespace) -> 
 
 def convert(preset: Preset, options: argparse.Namespace) -> dict:
     """Converts one release; returns its entry in the manifest."""
-    checkpoint = download_release(preset.release)
+    checkpoint = download_release(preset.release, size_mb=preset.size_mb)
     model = EncNet.from_pytorch(checkpoint)
     expected = {"num_classes": preset.num_classes, "laterals": preset.laterals}
     expected |= {"backbone_name": preset.backbone, "align_corners": preset.align_corners}

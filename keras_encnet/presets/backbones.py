@@ -7,6 +7,7 @@ import keras
 
 from keras_encnet.convert.pytorch import backbone_from_checkpoint, load_backbone
 from keras_encnet.convert.reading.checkpoint import read_checkpoint
+from keras_encnet.presets.checks import check_weights
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import download_file
 from keras_encnet.presets.release import converted
@@ -39,6 +40,7 @@ def load_backbone_weights(
     if path.suffix != ".h5":
         load_backbone(backbone, read_checkpoint(path))
         return
+    check_weights(path)
     try:
         backbone.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

@@ -4,12 +4,9 @@ import contextlib
 import errno
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 
-import filelock
-
-from keras_encnet.files import remove_leftovers, replacing_directory
+from keras_encnet.files import locked_in_turn, remove_leftovers, replacing_directory
 
 VARIABLE = "KERAS_ENCNET_CACHE"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,14 +50,13 @@ def cached(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
     directory = cache_directory() / name
     if directory.is_dir():
         return directory
-    with explain_write_errors(directory.parent):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(directory.with_name(f".{directory.name}.lock"), name)
-    try:
+    with contextlib.ExitStack() as stack:
+        with explain_write_errors(directory.parent):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            lock = directory.with_name(f".{directory.name}.lock")
+            stack.enter_context(locked_in_turn(lock, f"prepare {name}"))
         if not directory.is_dir():
             _fill(directory, make)
-    finally:
-        lock.release()
     return directory
 
 
@@ -99,16 +95,3 @@ def _fill(directory, make):
             make(new)
         with explain_write_errors(directory.parent):
             stack.close()
-
-
-def _acquire(path, name):
-    lock = filelock.FileLock(path)
-    try:
-        try:
-            lock.acquire(timeout=1)
-        except filelock.Timeout:
-            print(f"Waiting for another process to prepare {name} …", file=sys.stderr)
-            lock.acquire()
-    except NotImplementedError as error:
-        raise OSError(errno.ENOTSUP, "the file system has no locks", str(path)) from error
-    return lock

@@ -102,7 +102,7 @@ def _figures(published, measured):
 
 def _network(model):
     rows = {
-        "backbone": model.backbone_name or model.backbone.name,
+        "backbone": _plain(model.backbone_name or model.backbone.name),
         "output stride": model.output_stride if model.backbone_name else None,
         "width": model.width if model.width != 1 else None,
         "head": f"{model.head_channels} channels, {model.num_codes} codewords"
@@ -124,7 +124,7 @@ def _table(header, rows):
 
 def _cell(value):
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("|", r"\|").split())
+    return " ".join(re.sub(r"(?<!\\)\|", r"\|", text).split())
 
 
 def _plain(text):

@@ -9,9 +9,11 @@ import numpy as np
 
 from keras_encnet.files import replacing_directory
 from keras_encnet.layers.policies import skip_kernel_init
+from keras_encnet.presets.checks import check_entries, is_encnet
 
+CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
-FILES = ("config.json", "metadata.json", WEIGHTS)
+FILES = (CONFIG, "metadata.json", WEIGHTS)
 
 
 def save_preset(model: keras.Model, directory: str | os.PathLike, dtype: str | None = None) -> None:
@@ -25,9 +27,10 @@ def save_preset(model: keras.Model, directory: str | os.PathLike, dtype: str | N
 
     Raises:
         FileExistsError: if `directory` holds something other than a preset.
-        ValueError: for another `dtype`, or if a weight is too large for it.
+        ValueError: for another `dtype`, if a weight is too large for it, or if the model has labels or
+            settings that `from_preset` would refuse.
     """
-    with replacing_directory(directory, "preset", FILES[0]) as new:
+    with replacing_directory(directory, "preset", CONFIG) as new:
         write_preset(model, new, dtype)
 
 
@@ -35,6 +38,8 @@ def write_preset(model: keras.Model, directory: pathlib.Path, dtype: str | None 
     """Writes a preset's files into an empty directory; arguments as in `save_preset`."""
     if dtype not in (None, "float32", "float16"):
         raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: {dtype!r}")
+    if is_encnet(type(model)):
+        check_entries(model.get_config())
     if model.compiled:
         # Keras always stores the optimizer; a copy that was never compiled has none.
         with skip_kernel_init():

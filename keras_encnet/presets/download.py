@@ -1,4 +1,4 @@
-"""Downloads that resume after a break and are checked; a file is there completely or not at all."""
+"""Downloads that resume after a break, have bounds and are checked. Files are complete or not there."""
 
 import errno
 import hashlib
@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import ssl
 import sys
@@ -20,27 +21,39 @@ import zlib
 import rich.console
 import rich.progress
 
+from keras_encnet.files import locked_in_turn
 from keras_encnet.presets.cache import cache_directory, explain_write_errors
 
 TRIES = 5  # in a row without a new byte
 PAUSE = 1.0  # seconds before the second try; doubles each time
 TIMEOUT = 30.0  # seconds without an answer
 CHUNK = 1 << 18  # bytes
+LARGEST = 4 * 10**9  # bytes, where the file's size is not known
+LEAST = 10_000  # bytes per second, on average over `WINDOW`
+WINDOW = 60.0  # seconds
+LONGEST = 12 * 3600.0  # seconds in all
 TEMPORARY = (408, 429, 500, 502, 503, 504)
 LOST = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 LOST_NUMBERS = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
 
 
-def download_release(release: dict, *, progress: bool | None = None) -> pathlib.Path:
+def download_release(
+    release: dict, *, size_mb: float | None = None, progress: bool | None = None
+) -> pathlib.Path:
     """Downloads the `release` of a `Preset` or `Backbone` into the cache, under its own name.
 
-    Only one process may do this at a time; the lock of `cached` ensures it.
+    Args:
+        release: the record's `release`.
+        size_mb: its `size_mb`. That is computed, not published, so three times as much is accepted.
+        progress: whether to show a progress bar.
 
     Returns:
         The path of the file, which may be deleted after conversion.
     """
     checks = {key: release[key] for key in ("sha256", "sha1", "member") if key in release}
-    return download(release["url"], release_path(release), progress=progress, **checks)
+    largest = LARGEST if size_mb is None else int(3e6 * size_mb)
+    path = release_path(release)
+    return download(release["url"], path, largest=largest, progress=progress, **checks)
 
 
 def release_path(release: dict) -> pathlib.Path:
@@ -56,12 +69,15 @@ def download(
     sha256: str | None = None,
     sha1: str | None = None,
     member: str | None = None,
+    largest: int = LARGEST,
     progress: bool | None = None,
 ) -> pathlib.Path:
     """Downloads a file, unless it is there.
 
     Received bytes are kept in `path.part` until the file is complete and checked. The next call resumes
-    from there, also in another process, if the server confirms that the file is still the same.
+    from there, also in another process, if the server confirms that the file is still the same. Of
+    several calls for one path, the others wait until the first has ended. A download that brings less
+    than 10 kB/s over a minute, or takes twelve hours, is given up.
 
     Args:
         url: `http` or `https` address.
@@ -69,17 +85,18 @@ def download(
         sha256: the file's SHA-256, or at least its first eight hexadecimal digits.
         sha1: the same for SHA-1.
         member: name of a member of the file, a zip; the checksums are those of this member.
+        largest: the most bytes that are accepted.
         progress: whether to show a progress bar; default: only in a terminal or a notebook.
 
     Returns:
         `path` as a `pathlib.Path`.
 
     Raises:
-        ValueError: if the address is not `http` or `https`, or a checksum does not match; the file is
-            then deleted.
+        ValueError: if the address is not `http` or `https`, the file is larger than `largest`, or a
+            checksum does not match; the file is then deleted.
         ConnectionError: without a network, if the server refuses, if the connection keeps breaking, or
             with `HF_HUB_OFFLINE=1`.
-        TimeoutError: if the server does not answer.
+        TimeoutError: if the server does not answer, or sends too slowly.
         OSError: if the file cannot be written or the disk is full.
     """
     path = pathlib.Path(path)
@@ -87,35 +104,84 @@ def download(
         raise ValueError(f"`url` must begin with http:// or https://. Received: {url!r}")
     checks = {"sha256": _checked_hex(sha256, 64), "sha1": _checked_hex(sha1, 40)}
     if not path.is_file():
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise ConnectionError(
-                f"{url} is needed, but HF_HUB_OFFLINE is set. Unset it, or {_by_hand(path)}"
-            )
-        # Not `files.replacing`: unlike a temporary file, this one must outlive a kill to be resumed.
-        part = path.with_name(path.name + ".part")
-        with explain_write_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _progress_bar(progress) as bar:
-                _fetch(url, path, part, bar)
-            _state_path(part).unlink(missing_ok=True)
-            _verify(part, url, checks, member)
-            part.replace(path)
+        _fetch_alone(url, path, checks, member, largest, progress)
     else:
         _verify(path, url, checks, member)
     return path
 
 
+def _fetch_alone(url, path, checks, member, largest, progress):
+    """Receives and checks the file, unless another thread or process does so meanwhile."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConnectionError(
+            f"{url} is needed, but HF_HUB_OFFLINE is set. Unset it, or {_by_hand(path)}"
+        )
+    # Not `files.replacing`: unlike a temporary file, this one must outlive a kill to be resumed.
+    part = path.with_name(path.name + ".part")
+    with explain_write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked_in_turn(path.with_name(f".{path.name}.lock"), f"download {path.name}"):
+            if path.is_file():
+                return
+            with _progress_bar(progress) as bar:
+                _fetch(url, path, part, bar, largest)
+            _state_path(part).unlink(missing_ok=True)
+            _verify(part, url, checks, member)
+            part.replace(path)
+
+
 # === Transfer ===
 
 
-def _fetch(url, path, part, bar):
+class _TooSlow(Exception):
+    """The message says how slow."""
+
+
+class _TooLarge(Exception):
+    """The argument is the size, as far as it is known."""
+
+
+class _Pace:
+    """Watches the speed of a download, whose connection may break now and then."""
+
+    def __init__(self):
+        self.begin = time.monotonic()
+        self.start_window()
+
+    def start_window(self):
+        self.window, self.received = time.monotonic(), 0
+
+    def add(self, size):
+        self.received += size
+        now = time.monotonic()
+        if now - self.begin > LONGEST:
+            raise _TooSlow(f"it was not complete after {LONGEST / 3600:g} hours")
+        if now - self.window > WINDOW:
+            rate = self.received / (now - self.window)
+            if rate < LEAST:
+                raise _TooSlow(f"only {rate:.0f} bytes per second arrived, of at least {LEAST}")
+            self.start_window()
+
+
+def _fetch(url, path, part, bar, largest):
     """Receives the file, in as many tries as it takes."""
     bar.console.out(f"Downloading {url}")
-    failures, longest, reached = 0, -1, False
+    failures, longest, reached, pace = 0, -1, False, _Pace()
     while True:
         try:
-            _receive(url, part, bar)
+            _receive(url, part, bar, largest, pace)
             return
+        except _TooSlow as error:
+            raise TimeoutError(
+                f"Downloading {url} was given up: {error}.{_kept(url, part)} Try again later, or "
+                f"{_by_hand(path)}"
+            ) from None
+        except _TooLarge as error:
+            _discard(part)
+            raise ValueError(
+                f"{url} must have at most {largest} bytes. Received: {error} or more. It is not the "
+                "published file, and what was received was deleted."
+            ) from None
         except urllib.error.HTTPError as error:
             error.close()
             problem = f"it answered {error.code} {error.reason}"
@@ -137,19 +203,22 @@ def _fetch(url, path, part, bar):
                 raise failure(_unreachable(problem, reason, url, path)) from error
             reached = True
         size = _size(part)
-        failures = 1 if size > longest else failures + 1
+        stalled = size <= longest
+        failures = failures + 1 if stalled else 1
         longest = max(size, longest)
         if failures == TRIES:
-            kept = f" The {size} bytes received so far are kept." if _read_state(url, part) else ""
             raise failure(
-                f"Downloading {url} failed {TRIES} times in a row: {problem}.{kept} Try again later, "
-                f"or {_by_hand(path)}"
+                f"Downloading {url} failed {TRIES} times in a row: {problem}.{_kept(url, part)} Try "
+                f"again later, or {_by_hand(path)}"
             )
         bar.console.out(f"The connection broke ({problem}). Trying again …")
         time.sleep(PAUSE * 2 ** (failures - 1))
+        if stalled:
+            # Without a network nothing arrives, which is not the server's speed.
+            pace.start_window()
 
 
-def _receive(url, part, bar):
+def _receive(url, part, bar, largest, pace):
     """One request: appends the missing bytes to `part`, or starts over if it cannot be resumed."""
     state = _read_state(url, part)
     start = _size(part) if state else 0
@@ -170,6 +239,8 @@ def _receive(url, part, bar):
             _discard(part)
             raise ConnectionError("the file changed on the server during the download")
         done, length = start, now["length"]
+        _check_size(length, largest)
+        _check_disk(part.parent, length and length - done)
         (task,) = bar.task_ids
         bar.reset(task, total=length, completed=done)
         with open(part, "ab") as file:
@@ -179,9 +250,21 @@ def _receive(url, part, bar):
                     break
                 file.write(data)
                 done += len(data)
+                _check_size(done, largest)
+                pace.add(len(data))
                 bar.update(task, completed=done)
     if length is not None and done < length:
         raise ConnectionError(f"it closed after {done} of {length} bytes")
+
+
+def _check_size(size, largest):
+    if size is not None and size > largest:
+        raise _TooLarge(size)
+
+
+def _check_disk(directory, size):
+    if size is not None and size > shutil.disk_usage(directory).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def _progress_bar(show):
@@ -206,6 +289,15 @@ def _progress_bar(show):
     return bar
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Does not leave `https`: anybody on the way could exchange the file."""
+
+    def redirect_request(self, request, file, code, message, headers, new):
+        if request.type == "https" and urllib.parse.urlsplit(new).scheme != "https":
+            raise urllib.error.HTTPError(request.full_url, code, f"(to {new})", headers, file)
+        return super().redirect_request(request, file, code, message, headers, new)
+
+
 def _opener():
     """urllib's opener without the handlers of other schemes, to which a redirect could lead."""
     opener = urllib.request.OpenerDirector()
@@ -215,7 +307,7 @@ def _opener():
         urllib.request.HTTPHandler,
         urllib.request.HTTPSHandler,
         urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
+        _Redirects,
         urllib.request.HTTPErrorProcessor,
     ):
         opener.add_handler(handler())
@@ -248,6 +340,10 @@ def _read_state(url, part):
 
 def _state_path(part):
     return part.with_name(part.name + ".json")
+
+
+def _kept(url, part):
+    return f" The {_size(part)} bytes received so far are kept." if _read_state(url, part) else ""
 
 
 def _size(part):

@@ -40,7 +40,8 @@ def push_to_hub(
     Args:
         model: an `EncNet`, compiled or not; the optimizer is not published.
         repo: `"user/name"` or `"hf://user/name"`.
-        private: whether a new repository is private; default: the account's setting.
+        private: whether the repository is private; default: the account's setting for a new one. Of
+            one that exists it must be what it is.
         token: an access token with write permission; default: that of `hf auth login` or `HF_TOKEN`.
         revision: the branch to commit to, created if needed; default: `"main"`.
         commit_message: one line about the commit.
@@ -52,7 +53,8 @@ def push_to_hub(
         The address of the commit. It ends with the commit's hash, which `revision=` accepts.
 
     Raises:
-        ValueError: if `repo` is not a repository name, or the Hub rejects the card.
+        ValueError: if `repo` is not a repository name, `private` differs from what it is, or the Hub
+            rejects the card.
         FileNotFoundError: if `picture` does not exist.
         PermissionError: without a token, or if the token lacks write permission.
         ConnectionError: if the Hub cannot be reached or the upload breaks off; nothing is committed.
@@ -114,6 +116,15 @@ def publish(
     with _explained("publish", name, revision):
         api = huggingface_hub.HfApi(token=token, **_library())
         api.create_repo(name, private=private, exist_ok=True)
+        found = private if private is None else bool(api.repo_info(name).private)
+    # Nothing may become public by mistake.
+    if found != private:
+        raise ValueError(
+            f"`private` must be {found} or None for {name}, which exists and is "
+            f"{'private' if found else 'public'}. Received: {private}. Change that in its settings, or "
+            "choose another name."
+        )
+    with _explained("publish", name, revision):
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)
         # Not `upload_folder`, which may split an upload into several commits.
@@ -136,7 +147,9 @@ def download_from_hub(
 
     Only the preset's files are downloaded; other files in the repository are ignored. A private
     repository needs the token of `hf auth login` or `HF_TOKEN`. `HF_HOME` or `HF_HUB_CACHE` set the
-    cache's directory. Without a connection, or with `HF_HUB_OFFLINE=1`, the cached files are used.
+    cache's directory. `huggingface_hub` compares the length of each file with the Hub's, and gives up a
+    connection that is silent for `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10); it bounds neither size nor
+    total time. Without a connection, or with `HF_HUB_OFFLINE=1`, the cached files are used.
 
     Args:
         handle: `"hf://user/repo"`.
@@ -189,6 +202,9 @@ def download_file(repo: str, file: str) -> pathlib.Path:
 def download_from_kaggle(handle: str) -> pathlib.Path:
     """Downloads a model from Kaggle into the cache of `kagglehub`, unless it is there.
 
+    `kagglehub` compares checksums with Kaggle's and gives up a silent connection; it bounds neither
+    size nor total time.
+
     Args:
         handle: `"kaggle://user/model/framework/variation"`, optionally followed by `/version`.
 
@@ -228,6 +244,8 @@ def _check_token(name, token):
     import huggingface_hub
     from huggingface_hub import constants
 
+    if token == "":
+        raise ValueError("`token` must be an access token or None. Received: ''")
     if token is None and huggingface_hub.get_token() is None:
         raise PermissionError(
             f"Publishing {name} needs an access token with write permission, and none was found: "

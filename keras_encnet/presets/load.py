@@ -1,23 +1,21 @@
 """From a name to a model: finds the preset's directory and reads it."""
 
-import contextlib
-import json
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import keras
 
 from keras_encnet.convert.pytorch import encnet_from_checkpoint
-from keras_encnet.data.conventions import ignore_index_for
+from keras_encnet.data.conventions import IGNORE_INDEX, ignore_index_for
 from keras_encnet.files import recover_swap
 from keras_encnet.layers.policies import skip_kernel_init
-from keras_encnet.presets.directory import FILES, WEIGHTS
+from keras_encnet.presets.checks import ENCNET, check_size, check_weights, read_config, unbuildable
+from keras_encnet.presets.directory import CONFIG, FILES, WEIGHTS
 from keras_encnet.presets.hub import HUB, KAGGLE, download_from_hub, download_from_kaggle
 from keras_encnet.presets.release import converted, is_converted
 from keras_encnet.presets.table import find, release_settings, suggestion
-
-ENCNET = "keras_encnet>EncNet"
 
 
 def load_preset(
@@ -31,8 +29,10 @@ def load_preset(
     dtype,
 ) -> keras.Model:
     """Implements `EncNet.from_preset`, which documents the arguments; `cls` is the class to make."""
+    if isinstance(labels, str):
+        raise ValueError(f"`labels` must be a list of names. Received: {labels!r}")
     directory = preset_directory(cls, name, revision)
-    stored = _read_config(directory, cls)
+    stored = _read_preset(directory, cls)
     wanted = dict(stored)
     if dtype is not None:
         wanted["dtype"] = dtype
@@ -41,20 +41,28 @@ def load_preset(
     if num_classes is not None:
         # The old names and colours belong to other classes.
         wanted.update(num_classes=num_classes, labels=labels and list(labels), palette=None)
-        wanted["ignore_index"] = ignore_index_for(num_classes, wanted["ignore_index"])
+        wanted["ignore_index"] = ignore_index_for(num_classes, stored.get("ignore_index", IGNORE_INDEX))
 
+    if not load_weights:
+        return _make(cls, wanted, stored, directory)
     # This leaves the classifiers alone: new ones keep their initial values.
-    with skip_kernel_init() if load_weights else contextlib.nullcontext():
-        model = cls.from_config(wanted)
-    if load_weights:
-        if num_classes is None:
-            _read_weights(model, directory)
-        else:
-            with skip_kernel_init():
-                source = cls.from_config(stored)
-            _read_weights(source, directory)
-            copy_all_but_classifiers(source, model)
+    with skip_kernel_init():
+        source = None if num_classes is None else _make(cls, stored, stored, directory)
+        model = _make(cls, wanted, stored, directory)
+    _read_weights(model if source is None else source, directory)
+    if source is not None:
+        copy_all_but_classifiers(source, model)
     return model
+
+
+def _make(cls, config, stored, directory):
+    try:
+        return cls.from_config(config)
+    except Exception as error:
+        # What was stored has been checked: this is about the caller's arguments.
+        if isinstance(error, ValueError) and config != stored:
+            raise
+        raise ValueError(unbuildable(directory, error)) from error
 
 
 def preset_directory(
@@ -70,6 +78,8 @@ def preset_directory(
     Raises:
         ValueError: if there is no such preset, or `revision` is given for one that has none.
     """
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise ValueError(f"`revision` must be a branch, a tag or a commit. Received: {revision!r}")
     name = str(name)
     preset, directory = find(name), recover_swap(pathlib.Path(name))
     if revision is not None and not (name.startswith(HUB) or (preset and preset.hub)):
@@ -107,15 +117,22 @@ def _published(cls, preset, revision):
 
 
 def copy_all_but_classifiers(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers except the pixel, SE and auxiliary classifiers."""
-    for old, new in zip(source._flatten_layers(), target._flatten_layers(), strict=True):
-        own = not old._layers and not old.name.endswith("_logits")
-        if own:
-            for value, variable in zip(old.weights, new.weights, strict=True):
-                variable.assign(value)
+    """Copies all weights except those of the pixel, SE and auxiliary classifiers."""
+    kept = {id(weight) for weight in target.backbone.weights}
+    new = {
+        id(weight)
+        for layer in target._flatten_layers()
+        if layer.name.endswith("_logits")
+        for weight in layer.weights
+        if id(weight) not in kept  # a layer of one's own backbone may have any name
+    }
+    for value, weight in zip(source.weights, target.weights, strict=True):
+        if id(weight) not in new:
+            weight.assign(value)
 
 
-def _read_config(directory, cls):
+def _read_preset(directory, cls):
+    """The config of a preset whose files were checked."""
     for file in FILES:
         if not (directory / file).is_file():
             raise ValueError(
@@ -123,28 +140,22 @@ def _read_config(directory, cls):
                 f"{', '.join(FILES)}. Save it again with `model.save_to_preset(directory)` or, in a "
                 "cache, delete its directory."
             )
-    try:
-        stored = json.loads((directory / FILES[0]).read_text("utf-8"))
-        registered, config = stored["registered_name"], stored["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(_damaged(directory / FILES[0], error)) from error
-    # A subclass may read what `EncNet` wrote.
-    readable = [keras.saving.get_registered_name(base) for base in cls.__mro__]
-    if registered not in readable:
-        raise ValueError(f"{directory} must hold a model of {readable[0]}. Received: {registered}")
+    config = read_config(directory / CONFIG, cls)
+    check_size(cls, config, check_weights(directory / WEIGHTS), directory)
     return config
 
 
 def _read_weights(model, directory):
     path = directory / WEIGHTS
     try:
-        model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_damaged(path, error)) from error
-
-
-def _damaged(path, error):
-    return (
-        f"{path} is damaged ({error}). Save the preset again with `model.save_to_preset(directory)` or "
-        "copy it again from its origin. In a cache, delete its directory."
-    )
+        with warnings.catch_warnings():
+            # Of layers that it does not find Keras only warns.
+            warnings.filterwarnings("error", category=UserWarning, module="keras")
+            model.load_weights(path)
+    # The file was read before: what Keras finds now are arrays that are missing or do not fit, for
+    # which it raises many kinds of errors.
+    except Exception as error:
+        raise ValueError(
+            f"{path} does not fit {CONFIG} next to it, or is damaged ({error}). Copy both again from "
+            "their origin. In a cache, delete the directory."
+        ) from error

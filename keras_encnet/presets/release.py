@@ -1,12 +1,14 @@
 """The original releases, as presets in the cache."""
 
 import contextlib
+import hashlib
 import pathlib
 from collections.abc import Callable
 
 import keras
 
 from keras_encnet.convert.reading.checkpoint import Checkpoint, read_checkpoint
+from keras_encnet.files import replacing
 from keras_encnet.layers.policies import default_policy
 from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
@@ -19,18 +21,33 @@ def converted(
 ) -> pathlib.Path:
     """The directory of a released checkpoint's preset; downloaded and converted the first time.
 
+    Of most releases only the first digits of the SHA-256 are published. The first conversion writes all
+    of it into a file next to the preset, and a later download must be the same file.
+
     Args:
         kind: `"models"` or `"backbones"`, the part of the cache.
         record: the record of the release.
         convert: function that turns its `Checkpoint` into the model.
+
+    Raises:
+        ValueError: if the file is not the published one, or not that of the first conversion.
+        OSError: if it cannot be downloaded, or the cache cannot be written.
     """
+    place = _place(kind, record)
+    pin = (cache_directory() / place).with_name(f".{place.rpartition('/')[2]}.sha256")
 
     def make(directory):
+        checkpoint = download_release(record.release, size_mb=record.size_mb)
+        with open(checkpoint, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        _check_pin(pin, checkpoint, found, record.release["url"])
         # The cache is shared, so its content must not depend on the first caller's policy.
         with default_policy("float32"):
-            write_preset(convert(read_checkpoint(download_release(record.release))), directory)
+            write_preset(convert(read_checkpoint(checkpoint)), directory)
+        with replacing(pin) as unfinished:
+            unfinished.write_text(found, "utf-8")
 
-    directory = cached(_place(kind, record), make)
+    directory = cached(place, make)
     # Only after the conversion: a kill during it must not cost a second download. The cache may be
     # read-only.
     with contextlib.suppress(OSError):
@@ -47,3 +64,14 @@ def _place(kind, record):
     # The checksum keeps a changed release from meeting an old conversion.
     checksum = record.release.get("sha256") or record.release["sha1"]
     return f"{kind}/{record.name}-{checksum[:8]}"
+
+
+def _check_pin(pin, checkpoint, found, url):
+    expected = pin.read_text("utf-8").strip() if pin.is_file() else found
+    if found != expected:
+        checkpoint.unlink()
+        raise ValueError(
+            f"{url} must have the SHA-256 {expected}, as when it was first converted. Received: "
+            f"{found}. It is another file now, and was deleted. If you trust it, delete {pin} and try "
+            "again."
+        )

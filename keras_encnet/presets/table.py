@@ -29,9 +29,19 @@ SHORT_NAMES = {
     "cityscapes_r101": "cityscapes_r101_512x1024_80k",
 }
 
-COLUMNS = ("name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "source")
+COLUMNS = (
+    "name",
+    "short_name",
+    "dataset",
+    "backbone",
+    "num_classes",
+    "miou",
+    "miou_ms_flip",
+    "size_mb",
+    "source",
+)
 
-# Neither shown nor compared: the first seven fields identify a record.
+# Neither in the `repr` of a record nor compared: the first seven fields identify it.
 _detail = functools.partial(dataclasses.field, default=None, repr=False, compare=False)
 
 
@@ -41,6 +51,8 @@ class Preset:
 
     The fields after the first seven:
 
+    - `short_name`: another name by which `from_preset` loads it, such as `"ade20k_r101"`, or `None`.
+    - `size_mb`: how much `from_preset` downloads, in MB, as computed from the network's parameters.
     - `labels`, a tuple of class names; `palette`, `uint8` `(num_classes, 3)`; `laterals`,
       `align_corners`, `evaluation`: arguments of `EncNet`.
     - `multi_scale`: the options of `model.segment` that give `miou_ms_flip`.
@@ -62,6 +74,8 @@ class Preset:
     miou: float | None
     miou_ms_flip: float | None
     source: str
+    short_name: str | None = _detail()
+    size_mb: int | None = _detail()
     labels: tuple = _detail()
     palette: np.ndarray = _detail()
     laterals: bool = _detail()
@@ -84,14 +98,15 @@ class Preset:
 class Backbone:
     """Weights of a ResNet trained on ImageNet.
 
-    `architecture` is its name in `EncNet`. `release` is as in `Preset`; if it is `None`, `hub` holds
-    `repo` and `file` on the Hugging Face Hub.
+    `architecture` is its name in `EncNet`. `size_mb` and `release` are as in `Preset`; if `release` is
+    `None`, `hub` holds `repo` and `file` on the Hugging Face Hub.
     """
 
     name: str
     architecture: str
     source: str
     licence: str
+    size_mb: int | None = _detail()
     release: dict | None = _detail()
     hub: dict | None = _detail()
 
@@ -220,6 +235,8 @@ def _preset(row, table):
         miou=row["miou"],
         miou_ms_flip=row["miou_ms_flip"],
         source=f"{kind['code_base']}: {row['original']}",
+        short_name=next((short for short, name in SHORT_NAMES.items() if name == row["name"]), None),
+        size_mb=row["size_mb"],
         labels=dataset.labels,
         palette=dataset.palette.copy(),  # `list_datasets` is cached
         laterals=kind["laterals"],

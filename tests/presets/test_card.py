@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import pytest
 import yaml
 
@@ -92,3 +93,13 @@ def test_no_placeholders_and_no_gaps(model):
     for card in (model_card(model, "ada/streets"), model_card(model, "ada/streets", picture="a.png")):
         assert "$" not in card and "None" not in card and "\n\n\n" not in card
         assert card.endswith("```\n")
+
+
+def test_names_of_others_are_no_html():
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 8, strides=8, padding="same")(pixels)
+    backbone = keras.Model(pixels, [features, features], name="<img src=x>")
+    labels = ["<script>", "a|b\nc"]
+    card = model_card(EncNet(backbone, 2, labels=labels, head_channels=4, num_codes=2), "ada/streets")
+    assert not re.search(r"(?<!\\)<(img|script)", card)
+    assert r"| backbone | \<img src=x\> |" in card and r"`1` a\|b c" in card

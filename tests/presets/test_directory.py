@@ -210,8 +210,19 @@ def test_the_table_of_published_models():
     best = {preset.name: preset for preset in table}["ade20k_r101_512x512_160k"]
     assert (best.miou, best.miou_ms_flip, best.num_classes) == (42.61, 44.01, 150)
     assert str(table).splitlines()[0].split() == [
-        "name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "source",
+        "name", "short_name", "dataset", "backbone", "num_classes", "miou", "miou_ms_flip", "size_mb",
+        "source",
     ]  # fmt: skip
+
+
+def test_the_table_shows_short_names_and_sizes():
+    presets = {preset.name: preset for preset in list_presets()}
+    best = presets["ade20k_r101_512x512_160k"]
+    assert best.short_name == "ade20k_r101"
+    row = next(line for line in str(list_presets()).splitlines() if line.startswith(best.name))
+    assert row.split()[1] == "ade20k_r101" and "221" in row.split()
+    assert sum(preset.short_name is not None for preset in presets.values()) == 4
+    assert EncNet("resnet101", 150).count_params() * 4e-6 == pytest.approx(best.size_mb, rel=0.01)
 
 
 def test_saving_after_a_kill_before_the_old_preset_was_removed(saved, tmp_path):

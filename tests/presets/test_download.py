@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import types
+import urllib.error
+import urllib.request
 import zipfile
 
 import numpy as np
@@ -90,7 +92,9 @@ def path(tmp_path):
 
 
 def files(path):
-    return {file.name for file in path.parent.iterdir()} if path.parent.exists() else set()
+    """The names of the files that are there; lock files stay."""
+    there = path.parent.iterdir() if path.parent.exists() else ()
+    return {file.name for file in there if file.suffix != ".lock"}
 
 
 @pytest.mark.parametrize(
@@ -417,3 +421,113 @@ def test_release_keeps_its_name(server, tmp_path, monkeypatch):
     server.content = zipped()
     release = {"url": server.url + ".zip", "format": "x", "sha1": SHA1, "member": "weights.pth"}
     assert module.download_release(release).suffix == ".zip"
+
+
+# === Bounds ===
+
+
+@pytest.mark.parametrize("sends_length", [True, False])
+def test_file_that_is_too_large(server, path, sends_length):
+    server.sends_length = sends_length
+    with pytest.raises(ValueError, match="must have at most 299999 bytes.*300000.*not the published"):
+        download(server.url, path, largest=299_999)
+    assert files(path) == set()
+    assert download(server.url, path, largest=300_000) == path
+
+
+def test_endless_file(server, path):
+    server.content, server.sends_length = bytes(10_000_000), False
+    with pytest.raises(ValueError, match="must have at most 1000000 bytes"):
+        download(server.url, path, largest=1_000_000)
+    assert files(path) == set()
+
+
+def test_largest_size_of_a_release(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_ENCNET_CACHE", str(tmp_path))
+    release = {"url": server.url, "format": "mmsegmentation"}
+    with pytest.raises(ValueError, match="must have at most 270000 bytes"):
+        module.download_release(release, size_mb=0.09)
+    assert module.download_release(release, size_mb=0.1).read_bytes() == CONTENT
+
+
+class Clock:
+    """Time that passes by a second each time somebody asks for it."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(module.time, "monotonic", self)
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_server_that_sends_drop_by_drop(server, path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1000)  # for each look at the clock
+    Clock(monkeypatch)
+    message = (
+        "was given up: only .* bytes per second arrived, of at least 10000. The .* bytes .*are kept"
+    )
+    with pytest.raises(TimeoutError, match=message) as caught:
+        download(server.url, path)
+    assert server.url in str(caught.value) and "put it at" in str(caught.value)
+    # The next call resumes.
+    monkeypatch.undo()
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT and server.asked[1].startswith("bytes=")
+
+
+def test_server_that_sends_a_drop_and_breaks_off(server, path, monkeypatch):
+    Clock(monkeypatch)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    server.break_after = [10] * 1000
+    with pytest.raises(TimeoutError, match="was given up: only .* bytes per second"):
+        download(server.url, path)
+    assert len(server.asked) < 100
+
+
+def test_pause_of_the_network_is_not_the_server_s_speed(server, path, monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(module.time, "sleep", lambda _: setattr(clock, "now", clock.now + 100))
+    server.break_after = [100_000, 0, 0]
+    download(server.url, path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_download_that_takes_too_long(server, path, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 3.0)
+    monkeypatch.setattr(module, "CHUNK", 20_000)
+    Clock(monkeypatch)
+    with pytest.raises(TimeoutError, match="was given up: it was not complete after .* hours"):
+        download(server.url, path)
+
+
+def test_disk_that_is_too_small(server, path, monkeypatch):
+    usage = types.SimpleNamespace(free=299_999)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="disk is full.*KERAS_ENCNET_CACHE"):
+        download(server.url, path)
+    assert not path.exists()
+    usage.free = 300_000
+    download(server.url, path)
+
+
+def test_redirect_from_https_to_http():
+    request = urllib.request.Request("https://host/weights.pth")
+    with pytest.raises(urllib.error.HTTPError, match="http://host"):
+        module._Redirects().redirect_request(request, None, 302, "", {}, "http://host/weights.pth")
+    new = module._Redirects().redirect_request(request, None, 302, "", {}, "https://other/weights.pth")
+    assert new.full_url == "https://other/weights.pth"
+
+
+def test_two_downloads_of_one_file_at_once(server, path):
+    server.break_after = [100_000]
+    results, threads = [], []
+    for _ in range(4):
+        threads.append(threading.Thread(target=lambda: results.append(download(server.url, path))))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert results == [path] * 4 and path.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-"]
+    assert files(path) == {"weights.pth"}

@@ -106,6 +106,26 @@ def test_settings_from_the_environment(hub, client, tmp_path):
     assert (tmp_path / "home" / "hub" / "models--ada--streets").is_dir()
 
 
+@pytest.mark.parametrize("is_private", [False, True])
+def test_nothing_is_published_where_private_is_not_what_was_asked(is_private, hub, model):
+    push_to_hub(model, "ada/streets", token="hf_ada", private=is_private)
+    push_to_hub(model, "ada/streets", token="hf_ada", private=is_private)
+    push_to_hub(model, "ada/streets", token="hf_ada")
+    before = list(hub.repos["ada/streets"].history())
+    kind = "private" if is_private else "public"
+    message = f"`private` must be {is_private} or None for ada/streets, which exists and is {kind}"
+    with pytest.raises(ValueError, match=message):
+        push_to_hub(model, "ada/streets", token="hf_ada", private=not is_private)
+    assert list(hub.repos["ada/streets"].history()) == before
+
+
+def test_empty_arguments_are_refused(hub, model):
+    with pytest.raises(ValueError, match="`token` must be an access token or None"):
+        push_to_hub(model, "ada/streets", token="")
+    with pytest.raises(ValueError, match="`revision` must be a branch.*Received: ''"):
+        EncNet.from_preset("hf://ada/streets", revision="")
+
+
 def test_two_pushes_are_two_commits(hub, model):
     first = push_to_hub(model, "ada/streets", token="hf_ada")
     other = EncNet("resnet18", 2, width=0.125, head_channels=8, num_codes=4)

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import importlib
 import io
+import shutil
 import threading
 import zipfile
 
@@ -151,6 +152,29 @@ def test_damaged_release_is_refused_and_leaves_nothing(cache, server, monkeypatc
     assert not [one for one in cache.rglob("*") if one.is_file() and one.suffix != ".lock"]
 
 
+def test_release_is_pinned_at_the_first_conversion(cache, server, monkeypatch):
+    path = serve(server, monkeypatch, "ade20k_r50", ade20k())
+    EncNet.from_preset("ade20k_r50")
+    release = load.find("ade20k_r50").release
+    (pin,) = (cache / "models").glob("*.sha256")
+    full = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert pin.read_text() == full and pin.name.startswith(".ade20k_r50_512x512_160k-")
+
+    # Another file whose first eight digits are the same: eight digits of nothing, in this test.
+    (model,) = (cache / "models").glob("[!.]*")
+    shutil.rmtree(model)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(download, "_verify", lambda *_: None)
+    with pytest.raises(ValueError, match=f"must have the SHA-256 {full}.*first converted") as caught:
+        EncNet.from_preset("ade20k_r50")
+    assert release["url"] in str(caught.value) and str(pin) in str(caught.value)
+    assert not list((cache / "downloads").glob("[!.]*")) and not model.exists()
+    pin.unlink()
+    assert EncNet.from_preset("ade20k_r50").num_classes == 150
+
+
 def test_release_that_cannot_be_converted_leaves_no_preset(cache, server, monkeypatch):
     state = ade20k()
     del state["decode_head.conv_seg.bias"]
@@ -216,7 +240,7 @@ def test_training_starts_from_imagenet(source, cache, server, monkeypatch):
     file = record.release["url"].rsplit("/", 1)[1]
     path = write_safetensors(server.directory / file, backbone_state())
     release = {"url": server.url + file, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    moved = dataclasses.replace(record, release=release)
+    moved = dataclasses.replace(record, release=release, size_mb=1)
     for function in ("imagenet_backbone", "find_backbone"):
         monkeypatch.setattr(backbones, function, lambda name: moved)
     model = EncNet("resnet18", 4, backbone_weights=source, **TINY)

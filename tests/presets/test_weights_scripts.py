@@ -33,7 +33,7 @@ def released(scripts, tmp_path, monkeypatch):
         state = state_dict(tiny(shapes_of(architecture, 150), 150))
         file = table.find(NAME).release["url"].rsplit("/", 1)[1]
         path = write_safetensors(tmp_path / file, state)
-        monkeypatch.setattr(convert, "download_release", lambda release: path)
+        monkeypatch.setattr(convert, "download_release", lambda release, **_: path)
         return path
 
     return release
@@ -51,7 +51,9 @@ def test_convert_then_publish(scripts, released, hub, client, tmp_path, monkeypa
     assert entry["weights_bytes"] == len(weights)
 
     # Presets in the manifest are not converted again.
-    monkeypatch.setattr(convert, "download_release", lambda release: pytest.fail("downloaded again"))
+    monkeypatch.setattr(
+        convert, "download_release", lambda release, **_: pytest.fail("downloaded again")
+    )
     convert.main([NAME, "--out", str(out)])
 
     with pytest.raises(ValueError, match="was not compared with its original"):
