@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -8,7 +9,9 @@ class SGD(keras.optimizers.SGD):
 
     With gradient `g`, weight `w` and learning rate `η`:
 
-        v ← momentum · v + (g + weight_decay · w)        w ← w − η · v
+        g ← g + weight_decay · w        v ← momentum · v + g        w ← w − η · v
+
+    and with `nesterov` the last step is `w ← w − η · (g + momentum · v)`.
 
     Keras's own SGD multiplies by the learning rate inside `v`, which gives other results whenever the
     rate changes. It also keeps `weight_decay` out of `v`, so that with momentum 0.9 the same number
@@ -17,9 +20,14 @@ class SGD(keras.optimizers.SGD):
     Args:
         learning_rate: a number or a schedule.
         momentum: between 0 and 1.
-        weight_decay: factor of the weights in the gradient, for every variable.
+        weight_decay: factor of the weights in the gradient, for every variable that
+            `exclude_from_weight_decay` does not name.
+        nesterov: whether to use Nesterov momentum, which needs a momentum above 0.
         name: the optimizer's name.
         **kwargs: see `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
 
     >>> keras_encnet.training.SGD(0.01, momentum=0.9, weight_decay=5e-4).get_config()["momentum"]
     0.9
@@ -29,27 +37,31 @@ class SGD(keras.optimizers.SGD):
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.01,
         momentum: float = 0.9,
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = 5e-4,
+        nesterov: bool = False,
         name: str = "sgd",
         **kwargs,
     ):
-        super().__init__(learning_rate, momentum=momentum, name=name, **kwargs)
+        weight_decay = 0.0 if weight_decay is None else weight_decay
+        if not (np.isfinite(weight_decay) and weight_decay >= 0):
+            raise ValueError(f"`weight_decay` must be a number from 0 up. Received: {weight_decay!r}")
+        if nesterov and not momentum:
+            raise ValueError("`momentum` must be above 0 with nesterov=True. Received: 0")
+        super().__init__(learning_rate, momentum=momentum, nesterov=nesterov, name=name, **kwargs)
         self.gradient_decay = weight_decay
 
     def update_step(self, gradient, variable, learning_rate):
         gradient = ops.cast(gradient, variable.dtype)
-        if self.gradient_decay:
+        if self.gradient_decay and self._use_weight_decay(variable):
             gradient = gradient + self.gradient_decay * variable
         if self.momentum:
             velocity = self.momentums[self._get_variable_index(variable)]
             self.assign(velocity, self.momentum * velocity + gradient)
-            gradient = velocity
+            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * gradient)
 
     def get_config(self):
-        config = super().get_config()
-        del config["nesterov"]
-        return {**config, "weight_decay": self.gradient_decay}
+        return {**super().get_config(), "weight_decay": self.gradient_decay}
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
@@ -59,9 +71,12 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         initial: learning rate at step 0.
         steps: total number of training steps.
-        end: learning rate at step `steps`.
+        end: learning rate at step `steps`, at most `initial`.
         power: exponent, 0.9 in both code bases; 1 gives a straight line.
         warmup: number of steps over which the rate first rises from 0; the recipes have none.
+
+    Raises:
+        ValueError: if an argument is out of its range.
 
     >>> schedule = keras_encnet.training.PolynomialDecay(0.01, steps=100, power=1.0)
     >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 101)]
@@ -77,6 +92,23 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         power: float = 0.9,
         warmup: int = 0,
     ):
+        for name, value in {"initial": initial, "power": power}.items():
+            if not 0 < value < np.inf:
+                raise ValueError(f"`{name}` must be a number above 0. Received: {value!r}")
+        if steps != int(steps) or steps < 1:
+            raise ValueError(
+                "`steps` must be a positive integer, the number of epochs times that of batches in an "
+                f"epoch. Received: {steps!r}"
+            )
+        if not 0 <= end <= initial:
+            raise ValueError(
+                f"`end` must be from 0 to `initial`, since the rate falls. Received: end={end!r}, "
+                f"initial={initial!r}. Pass end=0.0, for instance."
+            )
+        if warmup != int(warmup) or not 0 <= warmup <= steps:
+            raise ValueError(
+                f"`warmup` must be an integer from 0 to `steps` ({steps}). Received: {warmup!r}"
+            )
         self.initial, self.steps, self.end, self.power = initial, steps, end, power
         self.warmup = warmup
 

@@ -1,6 +1,7 @@
 """How an EncNet is compiled, fitted and evaluated: `keras.Model`'s methods, for masks."""
 
 import contextlib
+import logging
 import types
 import warnings
 import weakref
@@ -10,16 +11,18 @@ import numpy as np
 
 from keras_encnet.data.batching import Batches
 from keras_encnet.data.checks import check_arrays, check_masks
+from keras_encnet.data.pairs import Pairs
 from keras_encnet.training import losses
-from keras_encnet.training.metrics import MeanIoU
+from keras_encnet.training.metrics import metrics_of_logits
 from keras_encnet.training.optimizers import SGD
+from keras_encnet.training.statistics import DataStatistics, Watch
 
 
 class SegmentationTrainer:
     """Mixed into `EncNet`: what `compile`, `fit`, `evaluate` and `predict` do there.
 
-    Expects `num_classes`, `ignore_index` and `labels`, and a `call` that returns logits, or, in
-    training, a dict of the outputs that the terms in `losses.TERMS` take.
+    Expects `num_classes`, `ignore_index`, `labels`, `backbone` and `backbone_name`, and a `call` that
+    returns logits, or, in training, a dict of the outputs that the terms in `losses.TERMS` take.
     """
 
     def _add_loss_trackers(self, outputs):
@@ -28,9 +31,8 @@ class SegmentationTrainer:
             for name, term in losses.TERMS.items()
             if term.output in outputs
         ]
-        # Labels outside the classes, in data whose values cannot be checked beforehand.
-        self._invalid_labels = keras.metrics.Sum(name="invalid_labels")
-        self._warned_of_invalid_labels = False
+        self._statistics = DataStatistics(self.num_classes, self.ignore_index, self.labels)
+        self._warned = set()
         self._evaluating = False
         self._checked_pairs = weakref.WeakSet()
 
@@ -38,41 +40,62 @@ class SegmentationTrainer:
         self,
         optimizer=None,
         loss=None,
+        loss_weights=None,
         metrics=None,
+        weighted_metrics=None,
         *,
         class_weight=None,
         average: str = "all",
         **kwargs,
     ) -> None:
-        """Configures training; without arguments it is mmsegmentation's.
+        """Configures training; without arguments it is mmsegmentation's, at a constant learning rate.
+
+        The whole of mmsegmentation's recipe is a backbone with ImageNet weights and
+        `optimizer=training.SGD(training.PolynomialDecay(steps=...))`.
 
         Args:
             optimizer: default: `training.SGD(0.01, momentum=0.9, weight_decay=5e-4)`.
-            loss: the pixel loss: a Keras loss, its name, or a function of labels `(batch, height,
-                width)` and logits `(batch, height, width, num_classes)` that returns a value for
-                each pixel. Ignored pixels have label 0 and weight 0. Default: cross-entropy.
-            metrics: computed with weight 0 on ignored pixels. Default: mean IoU, as `miou`.
+            loss: the pixel loss: a function of labels `(batch, height, width)` and logits `(batch,
+                height, width, num_classes)` that returns a value for each pixel, or a Keras loss
+                that does. Ignored pixels have label 0 and weight 0. Default: cross-entropy.
+            loss_weights: must be `None`; see `aux_weight` and `se_weight`.
+            metrics: list of names, functions of labels and logits, and Keras metrics of these,
+                computed with weight 0 on ignored pixels. Default: mean IoU, as `miou`.
+            weighted_metrics: must be `None`; `metrics` are weighted.
             class_weight: weights of the classes in the pixel losses, a list, or a dict by index
                 (classes that it leaves out have weight 1).
             average: `"all"` divides by the number of pixels, as mmsegmentation does, `"counted"` by
-                the number of pixels that are not ignored, as PyTorch-Encoding does.
+                the number of pixels that are not ignored, as PyTorch-Encoding does. With several
+                replicas each divides by its own, and the mean over replicas is taken, as Keras does.
             **kwargs: `aux_weight` (0.4), the weight of the auxiliary head's pixel loss; `se_weight`
                 (0.2), the weight of the SE head's loss; and as for `keras.Model.compile`.
 
         Raises:
             ValueError: if an argument is none of the above.
+
+        Warns:
+            UserWarning: without `optimizer`, if the backbone is a ResNet with random weights.
         """
+        if loss_weights is not None:
+            raise ValueError(
+                f"`loss_weights` must be None. Received: {loss_weights!r}. Pass aux_weight= and "
+                "se_weight=, the weights of the other heads' losses."
+            )
+        if weighted_metrics is not None:
+            raise ValueError(
+                f"`weighted_metrics` must be None. Received: {weighted_metrics!r}. Pass them as "
+                "`metrics`, which are weighted."
+            )
         if average not in losses.AVERAGES:
             raise ValueError(f"`average` must be one of {losses.AVERAGES}. Received: {average!r}")
-        optimizer = keras.optimizers.get(optimizer or SGD())
-        loss = keras.losses.get(loss)
-        if metrics is None:
-            metrics = [MeanIoU(self.num_classes)]
+        loss = losses.pixel_loss_function(loss, self.num_classes)
+        metrics = metrics_of_logits(metrics, self.num_classes)
         class_weight = _class_weight(class_weight, self.num_classes)
-        weights = {
-            f"{name}_weight": kwargs.pop(f"{name}_weight", term.weight)
-            for name, term in losses.TERMS.items()
-        }
+        weights = self._term_weights(kwargs)
+        if optimizer is None:
+            self._warn_of_random_backbone()
+        optimizer = keras.optimizers.get(SGD() if optimizer is None else optimizer)
+        super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
         # Not a dict, in which Keras would find the metrics and track them twice.
         self._compile_arguments = types.SimpleNamespace(
             optimizer=optimizer,
@@ -83,7 +106,37 @@ class SegmentationTrainer:
             **weights,
             **kwargs,
         )
-        super().compile(optimizer=optimizer, weighted_metrics=metrics, **kwargs)
+
+    def _term_weights(self, kwargs):
+        """{"NAME_weight": weight} of the model's loss terms, taken out of `kwargs`."""
+        mine = {tracker.name.removesuffix("_loss") for tracker in self._term_trackers}
+        weights = {}
+        for name, term in losses.TERMS.items():
+            weight = kwargs.pop(f"{name}_weight", term.weight if name in mine else 0)
+            if not isinstance(weight, (int, float, np.number)) or not 0 <= weight < np.inf:
+                raise ValueError(f"`{name}_weight` must be a number from 0 up. Received: {weight!r}")
+            if name in mine:
+                weights[f"{name}_weight"] = weight
+            elif weight:
+                raise ValueError(
+                    f"`{name}_weight` must be 0 for a model without that head. Received: {weight!r}. "
+                    "Leave it out."
+                )
+        return weights
+
+    def _warn_of_random_backbone(self):
+        # A new batch norm has means of 0. What a backbone of one's own holds is one's own business.
+        means = [v for v in self.backbone.non_trainable_variables if v.name == "moving_mean"]
+        if self.backbone_name is None or any(keras.ops.any(mean != 0) for mean in means):
+            return
+        warnings.warn(
+            "`compile()` without `optimizer` is SGD with a learning rate of 0.01, which the recipe "
+            f"uses on a backbone with ImageNet weights. Received: {self.backbone_name!r} with random "
+            'weights. Pass backbone_weights="imagenet" to EncNet and '
+            "optimizer=training.SGD(training.PolynomialDecay(steps=...)) to `compile`; or, to train "
+            "from random weights, an optimizer such as keras.optimizers.AdamW(1e-3).",
+            stacklevel=3,
+        )
 
     def get_compile_config(self):
         if not self.compiled:
@@ -91,13 +144,30 @@ class SegmentationTrainer:
         return keras.saving.serialize_keras_object(vars(self._compile_arguments))
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        config = keras.saving.deserialize_keras_object(config)
+        # Earlier versions kept the weights of terms that the model lacks.
+        mine = {tracker.name.removesuffix("_loss") for tracker in self._term_trackers}
+        lacking = {f"{name}_weight" for name in losses.TERMS if name not in mine}
+        self.compile(**{name: value for name, value in config.items() if name not in lacking})
         self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics_names(self):
+        """Names of what `evaluate` returns, in its order."""
+        hidden = [*self._term_trackers, self._statistics]
+        names = []
+        for metric in self.metrics:
+            if metric is self._compile_metrics:
+                names += [compiled.name for compiled in self._compile_arguments.metrics]
+            elif not any(metric is other for other in hidden):
+                names.append(metric.name)
+        return names
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         outputs = y_pred if isinstance(y_pred, dict) else {"logits": y_pred}
-        labels, valid, invalid_count = losses.split_mask(y, self.num_classes, self.ignore_index)
-        self._invalid_labels.update_state(invalid_count)
+        labels, valid = self._labels(y, outputs["logits"])
+        images = next((part for part in keras.tree.flatten(x) if part is not None), None)
+        self._statistics.update_state(images, y)
         compiled = self._compile_arguments
         options = {
             "loss": compiled.loss,
@@ -113,21 +183,32 @@ class SegmentationTrainer:
         }
         if training:
             for tracker in self._term_trackers:
-                tracker.update_state(values[tracker.name.removesuffix("_loss")])
-        return sum(getattr(compiled, f"{name}_weight") * value for name, value in values.items())
+                value = values[tracker.name.removesuffix("_loss")]
+                # As `loss` is logged: the mean over images, in the last, smaller batch too.
+                tracker.update_state(value, sample_weight=keras.ops.shape(labels)[0])
+        total = sum(getattr(compiled, f"{name}_weight") * value for name, value in values.items())
+        # As `keras.Model.compute_loss` does with each loss: divided by the number of replicas, whose
+        # gradients are added up. `self.losses` are those of regularizers and `add_loss`.
+        return sum(self._aggregate_additional_loss(loss) for loss in [total, *self.losses])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
-        labels, valid, _ = losses.split_mask(y, self.num_classes, self.ignore_index)
+        # Keras builds a model for several replicas with the mean of their masks, which is a float.
+        is_mean = getattr(self, "_distribute_strategy", None) is not None
+        labels, valid = self._labels(y, logits, any_dtype=is_mean)
         if sample_weight is not None:
             valid = valid * losses.per_pixel(sample_weight, valid)
         return super().compute_metrics(x, labels, logits, valid)
 
+    def _labels(self, masks, logits, *, any_dtype=False):
+        losses.check_mask(masks, logits, any_dtype=any_dtype)
+        return losses.split_mask(masks, self.num_classes)
+
     def get_metrics_result(self):
         results = super().get_metrics_result()
-        hidden = [self._invalid_labels, *(self._term_trackers if self._evaluating else [])]
-        for metric in hidden:
-            results.pop(metric.name, None)
+        if self._evaluating:
+            for tracker in self._term_trackers:
+                results.pop(tracker.name, None)
         return results
 
     # Evaluation logs the pixel loss only; the flag is read while the step is traced.
@@ -136,17 +217,57 @@ class SegmentationTrainer:
         with self._evaluation():
             return super().test_step(*args, **kwargs)
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """As `keras.Model.evaluate`; `loss` is the pixel loss alone."""
-        self._check_data(x, y)
-        # What `fit` has counted so far, before the count is reset.
-        self._warn_of_invalid_labels()
-        with self._evaluation():
-            results = super().evaluate(x, y, batch_size, **kwargs)
-        self._warn_of_invalid_labels()
-        return results
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`; `loss` is the pixel loss, and what regularizers of the backbone
+        add."""
+        if not isinstance(callbacks, keras.callbacks.CallbackList):  # that of `fit`
+            self._check_data(x, y)
+            foreign = "evaluation" if _is_foreign(x) else None
+            callbacks = self._with_defaults(callbacks, verbose, evaluation=foreign)
+        with self._evaluation(), _without_retracing_warnings():
+            results = super().evaluate(
+                x=x,
+                y=y,
+                batch_size=batch_size,
+                verbose=verbose,
+                sample_weight=sample_weight,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
+        return _in_order(results, self.metrics_names) if return_dict else results
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
         """As `keras.Model.fit`, on images and integer masks.
 
         Args:
@@ -157,63 +278,98 @@ class SegmentationTrainer:
             batch_size: images per batch, if `x` is an array; 32 by default.
             epochs: how often all of the data is seen.
             callbacks: Keras callbacks.
-            **kwargs: as for `keras.Model.fit`. `sample_weight`, one per image or one per pixel,
-                multiplies the pixel losses and the metrics.
+            shuffle: has no effect on `data.batches(...)`, which has an order of its own.
+            class_weight: must be `None`; see `compile`.
+            sample_weight: one per image or one per pixel; multiplies the pixel losses and the
+                metrics.
+
+        For the other arguments see `keras.Model.fit`.
 
         Raises:
-            ValueError: if images or masks are not as described, or with `class_weight`.
+            ValueError: if images or masks are not as described, or with `class_weight`. Of the
+                values in a dataset that is not from `data.batches`, warnings say what is wrong.
         """
-        if kwargs.pop("class_weight", None) is not None:
-            raise ValueError(
-                "`fit(class_weight=...)` cannot weigh the pixels of a mask. "
-                "Pass it to the model: `model.compile(class_weight=...)`."
-            )
+        _refuse_class_weight(class_weight, "fit")
         self._check_data(x, y, training=True)
-        validation = kwargs.get("validation_data")
-        if validation is not None:
-            self._check_data(*(validation if isinstance(validation, tuple) else (validation,))[:2])
+        foreign_validation = False
+        if validation_data is not None:
+            images, masks, _ = keras.utils.unpack_x_y_sample_weight(validation_data)
+            self._check_data(images, masks)
+            foreign_validation = _is_foreign(images)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
-            warn = keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: self._warn_of_invalid_labels()
+            callbacks = self._with_defaults(
+                callbacks,
+                verbose,
+                training=_is_foreign(x),
+                evaluation="validation" if foreign_validation else None,
             )
-            callbacks = [*_as_list(callbacks), warn]
         if isinstance(x, Batches):
-            if kwargs.get("steps_per_epoch") is not None:
+            if steps_per_epoch is not None:
                 raise ValueError(
                     "`steps_per_epoch` would restart `data.batches(...)` in each epoch. "
-                    f"Received: {kwargs['steps_per_epoch']}. Leave it out, or give fewer pairs, "
-                    "pairs[:n]."
+                    f"Received: {steps_per_epoch}. Leave it out, or give fewer pairs, pairs[:n]."
                 )
             # The batches are shuffled already, and reproducible in their own order alone.
-            kwargs["shuffle"] = False
+            shuffle = False
             callbacks.append(_start_again_at(x, x.step))
-        return super().fit(x, y, batch_size, epochs, callbacks=callbacks, **kwargs)
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+        )
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """As `keras.Model.train_on_batch`, without `class_weight`; see `compile`."""
+        _refuse_class_weight(class_weight, "train_on_batch")
+        return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """As `keras.Model.predict`: float32 logits `(batch, height, width, num_classes)`."""
-        if isinstance(x, np.ndarray):
-            self._check_data(x)
-        return super().predict(x, batch_size, **kwargs)
+        self._check_data(x)
+        with _without_retracing_warnings():
+            return super().predict(
+                x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+            )
 
     def _check_data(self, images, masks=None, *, training=False):
         classes = (self.num_classes, self.ignore_index, self.labels)
+        images = _images_of(images)
         if isinstance(images, np.ndarray):
             check_arrays(images, masks, *classes, training=training)
-        # Reading every mask takes time: once for each data set.
-        if isinstance(images, Batches) and images.pairs not in self._checked_pairs:
-            check_masks(images.pairs, *classes, training=training)
-            self._checked_pairs.add(images.pairs)
+        if isinstance(images, Batches):
+            images.use_ignore_index(self.ignore_index)
+            # Reading every mask takes time: once for each data set.
+            if images.pairs not in self._checked_pairs:
+                check_masks(images.pairs, *classes, training=training)
+                self._checked_pairs.add(images.pairs)
 
-    def _warn_of_invalid_labels(self):
-        count = int(self._invalid_labels.result())
-        if count and not self._warned_of_invalid_labels:
-            self._warned_of_invalid_labels = True
-            warnings.warn(
-                f"{count} pixels have labels that are neither among the {self.num_classes} classes "
-                f"(0 to {self.num_classes - 1}) nor `ignore_index` ({self.ignore_index}). They are "
-                "ignored. If the classes start at 1 in your masks, subtract 1.",
-                stacklevel=3,
-            )
+    def _with_defaults(self, callbacks, verbose, *, training=False, evaluation=None):
+        """A list of the user's callbacks and ours."""
+        if callbacks is None:
+            callbacks = []
+        callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        parts = [tracker.name for tracker in self._term_trackers]
+        for callback in callbacks:
+            # Keras finds the direction of the metrics of `compile` only.
+            if getattr(callback, "mode", None) == "auto" and callback.monitor in parts:
+                callback.mode = "min"
+        if training or evaluation:
+            callbacks.append(Watch(self._warned, training=training, evaluation=evaluation))
+        if verbose != 0 and not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
+            callbacks.append(ProgressBar([*self.metrics_names, *parts]))
+        return callbacks
 
     @contextlib.contextmanager
     def _evaluation(self):
@@ -222,6 +378,92 @@ class SegmentationTrainer:
             yield
         finally:
             self._evaluating = before
+
+
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras's, with the figures in the order of `names` instead of the alphabet's."""
+
+    async_safe = True  # like Keras's own
+
+    def __init__(self, names):
+        super().__init__()
+        self.names = [*names, *(f"val_{name}" for name in names)]
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, _in_order(logs, self.names))
+
+    def on_test_batch_end(self, batch, logs=None):
+        super().on_test_batch_end(batch, _in_order(logs, self.names))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, _in_order(logs, self.names))
+
+    def on_test_end(self, logs=None):
+        super().on_test_end(_in_order(logs, self.names))
+
+
+def _in_order(logs, names):
+    """Those entries of `logs` first that `names` has, in its order."""
+    logs = logs or {}
+    return {name: logs[name] for name in [*(n for n in names if n in logs), *logs]}
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings():
+    """TensorFlow warns of each new image size, but relaxes shapes by itself after two of them."""
+
+    def keep(record):
+        return "tf.function retracing" not in record.getMessage()
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _refuse_class_weight(class_weight, method):
+    if class_weight is not None:
+        raise ValueError(
+            f"`{method}(class_weight=...)` cannot weigh the pixels of a mask. Received: "
+            f"{class_weight!r}. Pass it to the model: `model.compile(class_weight=...)`."
+        )
+
+
+def _images_of(x):
+    """The images in what Keras takes as `x`: by name, `{"images": images}`, in a list of one, as they
+    are, or a dataset.
+
+    Raises:
+        ValueError: for what Keras would take for the inputs of a model with many."""
+    if isinstance(x, Pairs) or (isinstance(x, (list, tuple)) and _are_pairs(x)):
+        raise ValueError(
+            "Images must be an array, or batches of images and masks. Received: pairs of image and "
+            "mask. Pass data.batches(pairs, size=(height, width), batch_size=...)."
+        )
+    if isinstance(x, dict):
+        if list(x) != ["images"]:
+            raise ValueError(f'Inputs by name must be {{"images": images}}. Received: {list(x)}')
+        return x["images"]
+    if isinstance(x, (list, tuple)):
+        if len(x) == 1 and len(np.shape(x[0])) == 4:
+            return x[0]
+        raise ValueError(
+            "Images must be one array (batch, height, width, 3). Received: a list of "
+            f"{len(x)}. Pass np.stack(images), and np.stack(masks), if all have the same size, and "
+            "otherwise data.batches(list(zip(images, masks)), size=(height, width), batch_size=...)."
+        )
+    return x
+
+
+def _are_pairs(x):
+    return all(isinstance(item, (list, tuple)) and len(item) == 2 for item in x) and len(x) > 0
+
+
+def _is_foreign(x):
+    """Whether `x` is a dataset, or tensors, whose values are not checked beforehand."""
+    return not isinstance(_images_of(x), (np.ndarray, Batches))
 
 
 def _start_again_at(batches, step):
@@ -235,7 +477,7 @@ def _class_weight(weights, num_classes):
     if weights is None:
         return None
     if isinstance(weights, dict):
-        unknown = sorted(set(weights) - set(range(num_classes)))
+        unknown = sorted(set(weights) - set(range(num_classes)), key=str)
         if unknown:
             raise ValueError(
                 f"The keys of `class_weight` must be classes, 0 to {num_classes - 1}. "
@@ -246,10 +488,10 @@ def _class_weight(weights, num_classes):
         raise ValueError(
             f"`class_weight` must hold {num_classes} numbers, one for each class. Received: {weights!r}"
         )
-    return np.asarray(weights, "float32")
-
-
-def _as_list(callbacks):
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    weights = np.asarray(weights, "float32")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError(
+            "`class_weight` must hold numbers from 0 up, not all of them 0. Received: "
+            f"{weights.tolist()}"
+        )
+    return weights

@@ -17,6 +17,7 @@ from keras_encnet.training.losses import (
     se_loss,
     split_mask,
 )
+from keras_encnet.training.statistics import DataStatistics
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "training.npz")
 CASES = sorted({key.split("/")[1] for key in GOLDEN.files if key.startswith("losses/")})
@@ -30,7 +31,7 @@ def record(name):
 
 
 def parts(case, average, logits, aux, se):
-    labels, valid, _ = split_mask(case["mask"], 5, 255)
+    labels, valid = split_mask(case["mask"], 5)
     options = {"average": average, "class_weight": case.get("class_weight")}
     if tuple(logits.shape[1:3]) != case["mask"].shape[1:]:
         resize = BilinearResize(bool(case["align_corners"]))
@@ -64,6 +65,12 @@ def assert_gradients(grads, case):
         np.testing.assert_allclose(grads[head], expected, rtol=0, atol=2e-6 * abs(expected).max())
 
 
+def invalid_pixels(mask):
+    statistics = DataStatistics(num_classes=5, ignore_index=255)
+    statistics.update_state(None, mask)
+    return statistics.invalid_pixels()
+
+
 def test_there_are_cases_of_every_kind():
     assert {"ignored", "empty-image", "empty-batch", "class-weight-counted"} <= set(CASES)
     assert len(MMSEG) == 10 and sum(name.startswith("paper-") for name in CASES) == 3
@@ -78,9 +85,9 @@ def test_agrees_with_mmsegmentation(name):
         losses, [case[key] for key in ("pixel", "aux_loss", "se_loss")], rtol=1e-6
     )
     assert_gradients(grads, case)
-    labels, valid, invalid_count = split_mask(case["mask"], 5, 255)
+    labels, valid = split_mask(case["mask"], 5)
     np.testing.assert_array_equal(numpy(presence(labels, valid, 5)), case["presence"])
-    assert int(invalid_count) == 0
+    assert invalid_pixels(case["mask"]) == {}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("paper-")])
@@ -107,17 +114,18 @@ def test_values_outside_the_classes_are_ignored():
     invalid = mask.copy()
     for place, value in zip(where, (5, 254, -1, 1000), strict=False):
         invalid[tuple(place)] = value
-    expected, got = split_mask(mask, 5, 255), split_mask(invalid, 5, 255)
-    for a, b in zip(expected[:2], got[:2], strict=True):
+    expected, got = split_mask(mask, 5), split_mask(invalid, 5)
+    for a, b in zip(expected, got, strict=True):
         np.testing.assert_array_equal(numpy(a), numpy(b))
-    assert int(expected[2]) == 0 and int(got[2]) == 4
+    assert invalid_pixels(mask) == {}
+    assert invalid_pixels(invalid) == {"5": 1, "254": 1, "below 0": 1, "above 255": 1}
 
 
 @pytest.mark.parametrize("average", ["all", "counted"])
 def test_sample_weights(average):
     # Zero logits: the loss of every pixel is ln 2. One of the eight pixels is ignored.
     masks = np.array([[[0, 1], [1, 0]], [[1, 1], [0, 255]]])
-    labels, valid, _ = split_mask(masks, 2, 255)
+    labels, valid = split_mask(masks, 2)
     logits = np.zeros((2, 2, 2, 2), "float32")
     pixels = {"all": 8, "counted": 7}[average]
 
@@ -135,7 +143,7 @@ def test_sample_weights(average):
 
 
 def test_custom_loss():
-    labels, valid, _ = split_mask(np.array([[[1, 0, 255, 1]]]), 2, 255)
+    labels, valid = split_mask(np.array([[[1, 0, 255, 1]]]), 2)
     logits = np.zeros((1, 1, 4, 2), "float32")
 
     def label_plus_one(labels, logits):
@@ -156,3 +164,11 @@ def test_class_weights_follow_enets_formula():
     found = class_weights(Pairs([(image, mask)]), 3)
     expected = 1 / np.log(1.02 + np.array([512, 256, 0]) / 768)
     np.testing.assert_allclose(found, expected / expected.mean())
+
+
+def test_class_weights_of_unsuitable_masks_are_errors():
+    pair = np.zeros((32, 32, 3), "uint8"), np.full((32, 32), 255, "uint8")
+    with pytest.raises(ValueError, match=r"pixels of the 2 classes.*1 masks without any"):
+        class_weights([pair], 2)
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: 0"):
+        class_weights([pair], 0)

@@ -65,3 +65,20 @@ def test_agrees_with_keras_over_batches_and_after_a_reset():
 def test_config_round_trip():
     again = keras.metrics.deserialize(keras.metrics.serialize(MeanIoU(7, name="iou")))
     assert (type(again), again.num_classes, again.name) == (MeanIoU, 7, "iou")
+
+
+def test_labels_outside_the_classes_are_left_out():
+    # Without them: class 0: 1 of 2, class 1: 0 of 1. The second image is right everywhere.
+    true, found = [[0, 255, 0], [2, 2, -1]], [[0, 1, 1], [2, 2, 2]]
+    assert mean_iou(true, found, 3) == pytest.approx((1 / 2 + 0 + 1) / 3)
+    last_axis = np.array(true)[..., None]
+    assert mean_iou(last_axis, found, 3) == pytest.approx((1 / 2 + 0 + 1) / 3)
+
+
+def test_shapes_and_number_of_classes_are_checked():
+    with pytest.raises(ValueError, match=r"labels.*logits \(batch, ..., 3\).*\(2, 4\) and \(2, 4\)"):
+        MeanIoU(3).update_state(np.zeros((2, 4)), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"\(2, 4\) and \(2, 4, 5\)"):
+        MeanIoU(3).update_state(np.zeros((2, 4)), np.zeros((2, 4, 5)))
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: 0"):
+        MeanIoU(0)

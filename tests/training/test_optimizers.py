@@ -27,6 +27,78 @@ def test_sgd_agrees_with_pytorch_while_the_rate_changes(name):
         np.testing.assert_allclose(numpy(variable.value), after, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_nesterov_agrees_with_pytorch(weight_decay):
+    torch = pytest.importorskip("torch")
+    options = {"momentum": 0.8, "weight_decay": weight_decay, "nesterov": True}
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=5)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    torch_optimizer = torch.optim.SGD([theirs], 1.0, **options)
+    ours = keras.Variable(start.astype("float32"))
+    optimizer = SGD(1.0, **options)
+    for rate in (0.1, 0.1, 0.05, 0.2):
+        gradient = rng.normal(size=5)
+        torch_optimizer.param_groups[0]["lr"] = optimizer.learning_rate = rate
+        theirs.grad = torch.tensor(gradient)
+        torch_optimizer.step()
+        optimizer.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [ours])
+        np.testing.assert_allclose(numpy(ours.value), theirs.detach().cpu().numpy(), atol=1e-6)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.nesterov is True
+
+
+def test_excluded_variables_do_not_decay():
+    weight, bias = (keras.Variable(np.float32([8.0]), name=name) for name in ("weight", "bias"))
+    optimizer = SGD(0.5, momentum=0.0, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.apply([keras.ops.zeros(1)] * 2, [weight, bias])
+    assert [float(numpy(v.value)[0]) for v in (weight, bias)] == [6.0, 8.0]
+
+
+def test_arguments_of_keras_optimizers_have_their_effect():
+    variable = keras.Variable(np.float32([8.0]))
+    # The gradient of 4 is clipped to 1, before the weight decay of 4 is added.
+    optimizer = SGD(0.5, momentum=0.0, weight_decay=0.5, clipvalue=1.0, use_ema=True, ema_momentum=0.5)
+    optimizer.apply([4 * keras.ops.ones(1)], [variable])
+    assert float(numpy(variable.value)[0]) == 8 - 0.5 * (1 + 4)
+    optimizer.finalize_variable_values([variable])
+    assert float(numpy(variable.value)[0]) == 5.5  # the average's first value
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"weight_decay": -1e-4}, r"`weight_decay`.*from 0 up.*-0.0001"),
+        ({"weight_decay": float("nan")}, r"`weight_decay`.*from 0 up.*nan"),
+        ({"momentum": 0.0, "nesterov": True}, r"`momentum` must be above 0.*nesterov"),
+    ],
+)
+def test_invalid_arguments_of_sgd_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        SGD(**options)
+    assert SGD(weight_decay=None).get_config()["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"steps": 0}, r"`steps` must be a positive integer.*0"),
+        ({"steps": 2.5}, r"`steps` must be a positive integer.*2.5"),
+        ({"steps": 9, "initial": 0.0}, r"`initial`.*above 0.*0.0"),
+        ({"steps": 9, "power": -1.0}, r"`power`.*above 0.*-1.0"),
+        ({"steps": 9, "end": -1e-4}, r"`end` must be from 0 to `initial`.*-0.0001"),
+        # Below the default of `end` the rate would rise.
+        ({"steps": 9, "initial": 6e-5}, r"`end`.*end=0.0001, initial=6e-05. Pass end=0.0"),
+        ({"steps": 9, "warmup": 10}, r"`warmup`.*0 to `steps` \(9\).*10"),
+        ({"steps": 9, "warmup": -1}, r"`warmup`.*-1"),
+    ],
+)
+def test_invalid_arguments_of_the_schedule_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        PolynomialDecay(**options)
+
+
 def test_polynomial_decay_is_mmsegmentations():
     steps, end, power = 160, 1e-4, 0.9
     schedule = PolynomialDecay(0.01, steps=steps, end=end, power=power)

@@ -1,7 +1,11 @@
 """`compile`, `fit` and `evaluate`, and one training step against mmsegmentation."""
 
 import json
+import os
 import pathlib
+import re
+import subprocess
+import sys
 import warnings
 
 import keras
@@ -106,6 +110,33 @@ def test_class_weights():
         ({"average": "mean"}, r"`average`.*all.*counted.*'mean'"),
         ({"class_weight": [1, 2, 3, 4]}, r"`class_weight` must hold 3 numbers.*\[1, 2, 3, 4\]"),
         ({"class_weight": {0: 2, 3: 1}}, r"keys of `class_weight`.*0 to 2.*\[3\]"),
+        ({"class_weight": {0: 2, "sky": 1}}, r"keys of `class_weight`.*0 to 2.*'sky'"),
+        ({"class_weight": [1, -1, 1]}, r"`class_weight`.*from 0 up.*-1"),
+        ({"class_weight": [1, np.nan, 1]}, r"`class_weight`.*from 0 up.*nan"),
+        ({"class_weight": [0, 0, 0]}, r"`class_weight`.*not all of them 0"),
+        ({"aux_weight": -0.4}, r"`aux_weight`.*from 0 up.*-0.4"),
+        ({"se_weight": float("nan")}, r"`se_weight`.*from 0 up.*nan"),
+        ({"aux_weight": None}, r"`aux_weight`.*from 0 up.*None"),
+        ({"loss_weights": [1.0]}, r"`loss_weights`.*aux_weight="),
+        ({"weighted_metrics": ["accuracy"]}, r"`weighted_metrics`.*as `metrics`"),
+        ({"loss": "dice"}, r"Received: dice, which takes one-hot"),
+        ({"loss": "categorical_crossentropy"}, r"Received: categorical_crossentropy, which"),
+        ({"loss": keras.losses.CategoricalFocalCrossentropy()}, r"which takes one-hot"),
+        ({"loss": keras.losses.SparseCategoricalCrossentropy()}, r"Pass from_logits=True"),
+        (
+            {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1)},
+            r"ignore_class=1.*class_weight=\{1: 0\}",
+        ),
+        (
+            {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")},
+            r"reduction='sum'.*average=",
+        ),
+        ({"metrics": "accuracy"}, r"`metrics` must be a list.*Pass \['accuracy'\]"),
+        ({"metrics": ["categorical_accuracy"]}, r"Received: CategoricalAccuracy"),
+        ({"metrics": [keras.metrics.MeanIoU(3)]}, r"MeanIoU.*sparse_y_pred=False"),
+        ({"metrics": [keras.metrics.SparseCategoricalCrossentropy()]}, r"from_logits=True"),
+        ({"metrics": [MeanIoU(4)]}, r"number of classes, 3.*'miou' with num_classes=4"),
+        ({"metrics": ["accuracy", "accuracy"]}, r"different names.*\['accuracy'\]"),
     ],
 )
 def test_invalid_arguments_of_compile_are_named(options, message):
@@ -277,17 +308,17 @@ def test_a_frozen_backbone_does_not_change():
 
 
 class Foreign(keras.utils.PyDataset):
-    """Two batches with masks that are not checked beforehand."""
+    """Two batches of images and masks that are not checked beforehand."""
 
-    def __init__(self, masks):
+    def __init__(self, masks, images=IMAGES):
         super().__init__()
-        self.masks = masks
+        self.masks, self.images = masks, images
 
     def __len__(self):
         return 2
 
     def __getitem__(self, i):
-        return IMAGES[2 * i : 2 * i + 2], self.masks[2 * i : 2 * i + 2]
+        return self.images[2 * i : 2 * i + 2], self.masks[2 * i : 2 * i + 2]
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +340,9 @@ def test_a_batch_of_ignored_pixels_changes_no_weight(undecayed):
 def test_invalid_mask_values_of_a_foreign_dataset_are_ignored_with_one_warning(undecayed):
     before = trainable(undecayed)
     invalid = Foreign(np.full_like(MASKS, 77))
-    with pytest.warns(UserWarning, match=r"6144 pixels have labels.*0 to 2.*255.*subtract 1"):
+    # 77 is far from a shift by one, so that "subtract 1" would be no advice.
+    expected = r"6144 pixels have labels.*0 to 2.*255.*77 \(6144 pixels\) in the training data. Most"
+    with pytest.warns(UserWarning, match=expected):
         undecayed.fit(invalid, validation_data=Foreign(np.full_like(MASKS, 255)), verbose=0)
     for a, b in zip(before, trainable(undecayed), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -399,3 +432,373 @@ def pytorch_state(model):
             value = value.T
         state[key] = value
     return state
+
+
+# === What Keras's own methods do ===
+
+
+@pytest.mark.slow
+def test_replicas_share_a_batch_like_one_device(tmp_path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs tf.distribute")
+    # The number of devices is fixed when TensorFlow starts.
+    program = tmp_path / "replicas.py"
+    program.write_text(REPLICAS)
+    found = subprocess.run(
+        [sys.executable, program],
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    single, mirrored = json.loads(found.stdout.splitlines()[-1])
+    assert single["loss"] > 0 and single["step"] > 0 and single["regularizer"] > 0
+    assert mirrored == pytest.approx(single, rel=1e-3)
+
+
+REPLICAS = """
+import contextlib, json
+import keras, numpy as np, tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_encnet.training import SGD
+from training.tiny import tiny
+
+# Each replica has the same two images.
+images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype="uint8")
+images = np.repeat(images, 2, 0)[[0, 2, 1, 3]].astype("float32")
+masks = (images[..., 0] > 127).astype("uint8") * 2
+data = tf.data.Dataset.from_tensor_slices((images, masks)).batch(4)
+found = []
+for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = tiny()
+        model.compile(SGD(0.01, momentum=0.0, weight_decay=0.0))
+        kernel = model.get_layer("pixel_logits").kernel
+        kernel.regularizer = keras.regularizers.L2(1.0)
+    before = np.array(kernel)
+    logs = model.fit(data, verbose=0).history
+    found.append({name: values[0] for name, values in logs.items()})
+    found[-1]["step"] = float(np.abs(np.array(kernel) - before).sum())
+    found[-1]["regularizer"] = float(np.square(before).sum())
+    found[-1]["val_loss"] = model.evaluate(data, verbose=0)[0]
+print(json.dumps(found))
+"""
+
+
+def test_losses_of_regularizers_count():
+    model = tiny()
+    model.compile()
+    kernel = model.get_layer("pixel_logits").kernel
+    before = [float(model.compute_loss(y=MASKS[:2], y_pred=zeros(), training=t)) for t in (True, False)]
+    kernel.regularizer = keras.regularizers.L2(3.0)
+    after = [float(model.compute_loss(y=MASKS[:2], y_pred=zeros(), training=t)) for t in (True, False)]
+    added = 3 * np.square(numpy(kernel.value)).sum()
+    assert after == pytest.approx([value + added for value in before], rel=1e-5)
+
+
+def test_a_last_smaller_batch_counts_by_its_images():
+    model = tiny()
+    model.compile(SGD(0.0))
+    logs = model.fit(IMAGES[:3], MASKS[:3], batch_size=2, shuffle=False, verbose=0).history
+    logs = {name: values[0] for name, values in logs.items()}
+    total = logs["pixel_loss"] + 0.4 * logs["aux_loss"] + 0.2 * logs["se_loss"]
+    assert logs["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_callbacks_find_the_direction_of_what_they_monitor(trained, tmp_path):
+    stops = {
+        name: keras.callbacks.EarlyStopping(monitor=name)
+        for name in [*TRAINING_LOGS, "val_loss", "val_miou"]
+    }
+    others = [
+        keras.callbacks.ReduceLROnPlateau(monitor="val_miou"),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", monitor="val_miou", save_best_only=True
+        ),
+    ]
+    trained.fit(
+        IMAGES,
+        MASKS,
+        batch_size=2,
+        validation_data=(IMAGES, MASKS),
+        callbacks=[*stops.values(), *others],
+        verbose=0,
+    )
+    upwards = {name for name, stop in stops.items() if stop.monitor_op is keras.ops.greater}
+    assert upwards == {"miou", "val_miou"}
+    assert {stop.monitor_op for stop in stops.values()} == {keras.ops.greater, keras.ops.less}
+    assert (tmp_path / "best.keras").exists()
+
+
+def test_metrics_names_are_those_of_what_evaluate_returns():
+    model = tiny()
+    assert model.metrics_names == []
+    # "right" comes after "loss" and "miou" in the alphabet.
+    right = keras.metrics.SparseCategoricalAccuracy(name="right")
+    model.compile(metrics=[right, MeanIoU(3), "accuracy"])
+    names = ["loss", "right", "miou", "accuracy"]
+    assert model.metrics_names == names
+    values = model.evaluate(IMAGES, MASKS, batch_size=2, verbose=0)
+    logs = model.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, return_dict=True)
+    assert list(logs) == model.metrics_names == names
+    assert values == pytest.approx(list(logs.values()))
+    assert logs["right"] == logs["accuracy"]
+    model.reset_metrics()
+    values = model.test_on_batch(IMAGES[:2], MASKS[:2])
+    model.reset_metrics()  # Keras 3.13 does not
+    logs = model.test_on_batch(IMAGES[:2], MASKS[:2], return_dict=True)
+    assert values[0] == pytest.approx(logs["loss"]) and set(logs) == set(names)
+
+
+def test_progress_shows_loss_and_metrics_first(trained, capsys):
+    trained.fit(IMAGES, MASKS, batch_size=2, validation_data=(IMAGES, MASKS), verbose=2)
+    names = re.findall(r"(\w+): [\d.]", capsys.readouterr().out)
+    expected = ["loss", "miou", "pixel_loss", "aux_loss", "se_loss", "val_loss", "val_miou"]
+    assert names == expected
+    own = keras.callbacks.ProgbarLogger()
+    trained.fit(IMAGES, MASKS, batch_size=2, verbose=2, callbacks=[own])
+    assert len(capsys.readouterr().out.splitlines()) == 1  # not a second bar
+
+
+def test_arguments_by_position_are_keras_s(trained):
+    # x, y, batch_size, epochs, verbose, callbacks, validation_split
+    history = trained.fit(IMAGES, MASKS, 2, 1, 0, [], 0.5).history
+    assert "val_loss" in history
+    # x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict
+    logs = trained.evaluate(IMAGES, MASKS, 2, 0, None, 1, None, True)
+    assert set(logs) == {"loss", "miou"}
+    assert trained.predict(IMAGES, 2, 0, 1).shape == (2, 32, 48, 3)
+
+
+def test_images_by_name(trained):
+    by_name = {"images": IMAGES}
+    expected = trained.predict(IMAGES, batch_size=2, verbose=0)
+    for x in (by_name, [IMAGES]):
+        np.testing.assert_array_equal(trained.predict(x, batch_size=2, verbose=0), expected)
+    logs = trained.evaluate(IMAGES, MASKS, batch_size=2, verbose=0)
+    assert trained.evaluate(by_name, MASKS, batch_size=2, verbose=0) == pytest.approx(logs)
+    assert trained.evaluate(Foreign(MASKS, by_name_dataset()), verbose=0) == pytest.approx(logs)
+    history = trained.fit(
+        by_name, MASKS, batch_size=2, validation_data=(by_name, MASKS), verbose=0
+    ).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(trained.train_on_batch({"images": IMAGES[:2]}, MASKS[:2])[0])
+    with pytest.raises(ValueError, match=r"`?images.*\['photo'\]"):
+        trained.predict({"photo": IMAGES}, verbose=0)
+
+
+def by_name_dataset():
+    class ByName:
+        def __getitem__(self, i):
+            return {"images": IMAGES[i]}
+
+    return ByName()
+
+
+def test_lists_and_pairs_are_explained(trained):
+    images, masks = list(IMAGES), list(MASKS)
+    pairs = list(zip(images, masks, strict=True))
+    for call in (trained.fit, trained.evaluate, lambda x, y, **_: trained.predict(x)):
+        with pytest.raises(ValueError, match=r"a list of 4. Pass np.stack\(images\).*data.batches"):
+            call(images, masks, verbose=0)
+        for x in (Pairs(pairs), pairs):
+            with pytest.raises(ValueError, match=r"pairs of image and mask. Pass data.batches\(pairs"):
+                call(x, None, verbose=0)
+    with pytest.raises(ValueError, match=r"data.batches\(pairs"):
+        trained.fit(IMAGES, MASKS, validation_data=Pairs(pairs), verbose=0)
+
+
+def test_class_weight_of_train_on_batch_is_an_error(trained):
+    with pytest.raises(ValueError, match=r"`train_on_batch\(class_weight.*model.compile\(class_weight"):
+        trained.train_on_batch(IMAGES[:2], MASKS[:2], class_weight={0: 1.0})
+
+
+# === compile ===
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "crossentropy",
+        "sparse_categorical_crossentropy",
+        "SparseCategoricalCrossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255),
+    ],
+)
+def test_crossentropy_by_name_takes_logits(loss):
+    model = tiny()
+    logits = np.random.default_rng(0).normal(size=(2, 32, 48, 3)).astype("float32")
+    found = []
+    for argument in (None, loss):
+        model.compile(loss=argument)
+        found.append(float(model.compute_loss(y=MASKS[:2], y_pred=logits, training=False)))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[0] == pytest.approx(by_hand(logits, MASKS[:2])[0], rel=1e-5)
+
+
+def test_metrics_by_name_take_logits(trained):
+    model = tiny()
+    model.set_weights(trained.get_weights())
+    theirs = keras.metrics.MeanIoU(3, sparse_y_pred=False, name="theirs")
+    model.compile(metrics=["accuracy", "crossentropy", MeanIoU(3), theirs])
+    logs = model.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, return_dict=True)
+    logits = model.predict(IMAGES, batch_size=2, verbose=0)
+    valid = MASKS != 255
+    right = logits.argmax(-1) == MASKS
+    assert logs["accuracy"] == pytest.approx(right[valid].mean(), abs=1e-4)
+    loss = by_hand(logits, MASKS)[0] * valid.size / valid.sum()
+    assert logs["crossentropy"] == pytest.approx(loss, rel=1e-4)
+    assert logs["theirs"] == pytest.approx(logs["miou"], abs=1e-5)
+
+
+def test_weights_of_heads_that_a_model_lacks_are_refused():
+    model = tiny(aux_head=False)
+    model.compile(aux_weight=0, se_weight=0.5)
+    with pytest.raises(ValueError, match=r"`aux_weight` must be 0.*0.4"):
+        model.compile(aux_weight=0.4)
+
+
+def test_a_compile_config_of_an_earlier_version_loads():
+    model = tiny(aux_head=False)
+    model.compile(se_weight=0.5)
+    config = model.get_compile_config()
+    model.compile_from_config({**config, "aux_weight": 0.4})
+    assert model.get_compile_config() == config
+
+
+def test_compile_without_an_optimizer_warns_of_a_resnet_with_random_weights():
+    model = EncNet("resnet18", 3, width=0.125, head_channels=8)
+    with pytest.warns(UserWarning, match=r"'resnet18' with random.*imagenet.*PolynomialDecay.*AdamW"):
+        model.compile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.compile("sgd")
+        tiny().compile()  # with a backbone of the user's own
+        for variable in model.backbone.non_trainable_variables:
+            variable.assign(variable + 0.5)
+        model.compile()
+
+
+# === Datasets ===
+
+
+def test_batches_pad_with_the_models_ignore_index():
+    model = tiny(ignore_index=11)
+    model.compile()
+    pairs = [(IMAGES[1], MASKS[1])] * 2
+    training, validation = (batches(pairs, size=(40, 48), batch_size=2) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(training, validation_data=validation, verbose=0)
+    for data in (training, validation):
+        assert set(np.unique(data[0][1])) == {0, 1, 2, 11}
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"`ignore_index`.*255.*11"):
+            call(batches(pairs, size=(40, 48), batch_size=2, ignore_index=255), verbose=0)
+
+
+LABELS = np.where(MASKS == 255, 0, MASKS)
+
+
+def caught(call):
+    """The warnings of this package in a call."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in found if "keras_encnet" in w.filename]
+
+
+def test_values_in_datasets_are_checked_once(undecayed):
+    undecayed._warned.clear()
+    assert caught(lambda: undecayed.fit(Foreign(LABELS), verbose=0)) == []
+    black_and_white = Foreign(LABELS // 2 * 255)
+    messages = caught(lambda: undecayed.fit(black_and_white, validation_data=Foreign(MASKS), verbose=0))
+    assert len(messages) == 1 and "only 0 and 255, which is ignored, in the train" in messages[0]
+    assert caught(lambda: undecayed.fit(black_and_white, epochs=2, verbose=0)) == []
+    messages = caught(lambda: undecayed.evaluate(Foreign(LABELS + 1), verbose=0))
+    assert (
+        len(messages) == 1
+        and "in the evaluation data. Most likely the labels are shifted" in messages[0]
+    )
+    assert caught(lambda: undecayed.fit(IMAGES, LABELS, batch_size=2, verbose=0)) == []
+
+
+def test_images_are_warned_of_after_the_first_batch(undecayed):
+    undecayed._warned.clear()
+    told = []
+
+    class Listen(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            told.append("scaled" in undecayed._warned)
+
+    data = Foreign(MASKS, IMAGES / np.float32(255))
+    messages = caught(lambda: undecayed.fit(data, callbacks=[Listen()], verbose=0))
+    assert told == [False, True]
+    assert len(messages) == 1 and "floats up to 1 in the training data" in messages[0]
+
+
+def test_validation_data_are_named(undecayed):
+    undecayed._warned.clear()
+    data = Foreign(LABELS + 1, IMAGES / np.float32(255))
+    messages = caught(lambda: undecayed.fit(Foreign(MASKS), validation_data=data, verbose=0))
+    assert len(messages) == 2 and all("in the validation data" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "masks, message",
+    [
+        (np.eye(3, dtype="uint8")[LABELS], r"They look one-hot: pass np.argmax\(masks, axis=-1\)"),
+        (MASKS.astype("float32"), r"integer dtype.*float32"),
+        (MASKS[:, ::2], r"must have shape \(.*, 32, 48\).*Received: shape \(.*, 16, 48\)"),
+        (MASKS[:, 0, 0], r"one label per pixel"),
+    ],
+)
+def test_shapes_and_dtypes_in_datasets_are_errors(masks, message):
+    model = tiny()
+    model.compile()
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message):
+            call(Foreign(masks), verbose=0)
+
+
+def test_a_dataset_without_masks_is_an_error():
+    def images():
+        yield (IMAGES[:2],)
+
+    model = tiny()
+    model.compile()
+    with pytest.raises(ValueError, match="Masks must be.*no masks"):
+        model.evaluate(images(), verbose=0)
+
+
+def test_sample_weights_of_another_shape_are_errors(trained):
+    for weight in (np.ones((2, 32)), np.ones((2, 16, 48))):
+        with pytest.raises(ValueError, match="`sample_weight` must have one number per image"):
+            trained.compute_loss(y=MASKS[:2], y_pred=zeros(), sample_weight=weight)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+def test_images_of_many_sizes_do_not_make_tensorflow_warn(trained, caplog, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    caplog.set_level("WARNING", "tensorflow")
+
+    def retrace(function):
+        function = tf.function(function)
+        for size in range(7):
+            function(tf.zeros(size))
+
+    # TensorFlow warns twice of each function.
+    callback = keras.callbacks.LambdaCallback()
+    callback.on_predict_begin = lambda logs: retrace(lambda x: x + 1)
+    callback.on_test_begin = lambda logs: retrace(lambda x: x + 2)
+    trained.predict(IMAGES, batch_size=2, verbose=0, callbacks=[callback])
+    trained.evaluate(IMAGES, MASKS, batch_size=2, verbose=0, callbacks=[callback])
+    assert "retracing" not in caplog.text
+    retrace(lambda x: x + 3)
+    assert "retracing" in caplog.text

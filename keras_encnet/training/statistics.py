@@ -1,0 +1,218 @@
+"""What datasets hold whose values cannot be checked before training: counted in the graph."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from keras_encnet.data.advice import MaskWarning, Reading, readings
+
+PIXELS = ("all", "not finite", "below 0", "above 0", "above 1", "above 255")
+# Bins of a mask's values, after those of the values from 0 up.
+OTHERS = ("ignored", "below", "above")
+
+
+class DataStatistics(keras.metrics.Metric):
+    """Counts values of images and masks since the last reset, and says what is wrong with them.
+
+    A metric because Keras carries the state of metrics through training steps on every backend; it
+    has no result, so that nothing is logged. It holds sums alone, which replicas can add up.
+
+    Args:
+        num_classes: number of classes.
+        ignore_index: mask value of ignored pixels.
+        labels: class names for messages, or `None`.
+    """
+
+    def __init__(self, num_classes, ignore_index, labels=None):
+        super().__init__(name="data_statistics")
+        self.num_classes, self.ignore_index, self.labels = num_classes, ignore_index, labels
+        # One value above the classes, and all that 8 bits can hold.
+        self.bins = max(num_classes + 1, 256)
+        self.pixels = self.add_variable((len(PIXELS),), "zeros", "float32", name="pixels")
+        self.values = self.add_variable((self.bins + len(OTHERS),), "zeros", "float32", name="values")
+
+    def update_state(self, images, masks) -> None:
+        """Adds a batch: images, or `None`, and masks of any shape."""
+        if images is not None and "float" in keras.backend.standardize_dtype(images.dtype):
+            self.pixels.assign_add(_pixel_counts(images))
+        self.values.assign_add(self._value_counts(masks))
+
+    def result(self):
+        return {}
+
+    def invalid_pixels(self) -> dict:
+        """{mask value: pixels} of values that are neither a class nor `ignore_index`."""
+        counts, _ = self._counts()
+        invalid = {str(i): int(counts[i]) for i in range(self.num_classes, self.bins) if counts[i]}
+        below, above = (int(count) for count in _numpy(self.values)[-2:])
+        invalid |= {"below 0": below} if below else {}
+        invalid |= {f"above {self.bins - 1}": above} if above else {}
+        return invalid
+
+    def _counts(self):
+        """(pixels of each value from 0 to `bins - 1`, ignored pixels)"""
+        counts = _numpy(self.values)
+        return counts[: self.bins], int(counts[self.bins])
+
+    def _value_counts(self, masks):
+        values = ops.cast(masks, "int32")
+        ignored, below, above = range(self.bins, self.bins + len(OTHERS))
+        bins = ops.where(values < 0, below, ops.where(values >= self.bins, above, values))
+        bins = ops.reshape(ops.where(values == self.ignore_index, ignored, bins), (-1,))
+        counts = ops.segment_sum(ops.ones_like(bins), bins, num_segments=self.bins + len(OTHERS))
+        return ops.cast(counts, "float32")
+
+    def image_problems(self, where):
+        """{kind: message} of what is wrong with the images of `where`, such as "training"."""
+        counts = dict(zip(PIXELS, _numpy(self.pixels), strict=True))
+        if not counts["all"]:
+            return {}
+        must = "Images must be in [0, 255], because the model normalizes them itself. Received: "
+        if counts["not finite"]:
+            return {
+                "not finite": "Images must have finite values in [0, 255]. Received: "
+                f"{counts['not finite']:.0f} values that are NaN or infinity in the {where} data."
+            }
+        if counts["below 0"] or counts["above 255"]:
+            below, above = (100 * counts[kind] / counts["all"] for kind in ("below 0", "above 255"))
+            return {
+                "out of range": f"{must}{below:.3g} % of the values are below 0 and {above:.3g} % "
+                f"above 255 in the {where} data. Pass the original values of the files."
+            }
+        if counts["above 0"] and not counts["above 1"]:
+            return {
+                "scaled": f"{must}floats up to 1 in the {where} data, which look scaled to [0, 1]. "
+                "Pass the uint8 images, or images * 255."
+            }
+        return {}
+
+    def mask_problems(self, where, *, complete):
+        """{kind: warning} of what is wrong with the masks of `where`.
+
+        `complete` says whether every class should have been seen."""
+        counts, ignored = self._counts()
+        invalid = self.invalid_pixels()
+        classes = [value for value in range(self.num_classes) if counts[value]]
+        if not (classes or ignored or invalid):
+            return {}
+        problems, ignore = {}, self.ignore_index
+        if invalid:
+            problems["invalid"] = self._invalid_warning(invalid, where)
+        elif not classes:
+            found = (
+                f"Masks must have pixels that are not ignored. Received: only {ignore}, which is "
+                f"ignored, in the {where} data."
+            )
+            problems["ignored"] = MaskWarning(found, [Reading(f"If {ignore} is a class", {ignore: 0})])
+        elif len(classes) == 1 and ignored:
+            found = (
+                f"Masks with ignored pixels must have two classes or more. Received: only {classes[0]} "
+                f"and {ignore}, which is ignored, in the {where} data, so that a model that always "
+                f"predicts {classes[0]} would be perfect."
+            )
+            other = 1 if classes == [0] else 0
+            meaning = f"If {ignore} is the {'foreground' if other else 'background'}"
+            problems["one class"] = MaskWarning(found, [Reading(meaning, {ignore: other})])
+        absent = sorted(set(range(self.num_classes)) - set(classes))
+        if complete and classes and absent and "one class" not in problems:
+            named = self.labels and len(self.labels) == self.num_classes
+            names = [f"{self.labels[i]!r} ({i})" if named else str(i) for i in absent[:10]]
+            more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+            problems["absent"] = MaskWarning(
+                f"In its first epoch, no mask of the {where} data had "
+                f"{'these classes' if absent[1:] else 'this class'}: {', '.join(names)}{more}. The "
+                "model cannot learn a class without examples. Check the number of classes and the "
+                "order of their names."
+            )
+        return problems
+
+    def _invalid_warning(self, invalid, where):
+        listed = sorted(invalid, key=invalid.get, reverse=True)
+        listed = ", ".join(f"{value} ({invalid[value]} pixels)" for value in listed[:5])
+        more = f" and {len(invalid) - 5} more values" if len(invalid) > 5 else ""
+        found = (
+            f"{sum(invalid.values())} pixels have labels that are neither among the "
+            f"{self.num_classes} classes (0 to {self.num_classes - 1}) nor `ignore_index` "
+            f"({self.ignore_index}). They are ignored. Received: {listed}{more} in the {where} data."
+        )
+        if not all(value.isdigit() for value in invalid):  # some are not known one by one
+            return MaskWarning(found)
+        counts, ignored = self._counts()
+        totals = {value: int(count) for value, count in enumerate(counts) if count}
+        totals |= {self.ignore_index: ignored} if ignored else {}
+        return MaskWarning(found, readings(totals, self.num_classes, self.ignore_index))
+
+
+class Watch(keras.callbacks.Callback):
+    """Warns of what `DataStatistics` finds: of images after the first batch, of masks after each pass
+    over the data.
+
+    Args:
+        warned: the kinds of problems that were warned of already; each is warned of once.
+        training: whether training data are watched.
+        evaluation: what to call the data of `evaluate`, or `None` if they are not watched.
+    """
+
+    def __init__(self, warned: set, *, training: bool = False, evaluation: str | None = None):
+        super().__init__()
+        self.warned, self.training, self.evaluation = warned, training, evaluation
+        self.images_are_new = True
+        self.masks_are_counted = False  # of the training data, and not yet looked at
+        self.first_epoch = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.masks_are_counted = self.training
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.training and self.images_are_new:
+            self.images_are_new = False
+            self._warn(self._statistics().image_problems("training"))
+
+    def on_test_begin(self, logs=None):
+        # Keras resets all metrics before it evaluates.
+        self._look_at_training_data()
+
+    def on_test_end(self, logs=None):
+        if self.evaluation:
+            statistics = self._statistics()
+            self._warn(statistics.image_problems(self.evaluation))
+            self._warn(statistics.mask_problems(self.evaluation, complete=False))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look_at_training_data()
+
+    def _look_at_training_data(self):
+        if self.training and self.masks_are_counted:
+            statistics = self._statistics()
+            self._warn(statistics.image_problems("training"))
+            self._warn(statistics.mask_problems("training", complete=self.first_epoch))
+            self.masks_are_counted = self.first_epoch = False
+
+    def _statistics(self):
+        # On JAX, `self.model` brings the values up to date, which are elsewhere during an epoch.
+        return next(m for m in self.model.metrics if isinstance(m, DataStatistics))
+
+    def _warn(self, problems):
+        for kind, message in problems.items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                warnings.warn(message, stacklevel=2)
+
+
+def _pixel_counts(images):
+    """How many values belong to each of the `PIXELS`."""
+    finite = ops.isfinite(images)
+    kinds = {
+        "all": ops.ones_like(finite),
+        "not finite": ops.logical_not(finite),
+        "below 0": images < 0,
+        "above 0": images > 0,
+        "above 1": images > 1,
+        "above 255": images > 255,
+    }
+    return ops.stack([ops.sum(ops.cast(kinds[kind], "float32")) for kind in PIXELS])
+
+
+def _numpy(variable):
+    return keras.ops.convert_to_numpy(variable.value)
