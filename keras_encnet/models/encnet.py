@@ -5,6 +5,7 @@ images ─ normalize ─ dilated ResNet ─┬─ stage 3 ─ fcn_head ─ upsam
                                                             └─ which classes ────────── se
 """
 
+import copy
 from collections.abc import Sequence
 
 import keras
@@ -15,14 +16,17 @@ from keras_encnet.data.conventions import (
     IGNORE_INDEX,
     MIN_SIZE,
     check_image_size,
+    check_palette,
     ignore_index_for,
 )
+from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
 from keras_encnet.inference.segmenting import segment
 from keras_encnet.layers import BilinearResize
 from keras_encnet.layers.policies import default_policy
 from keras_encnet.models.heads import enc_head, fcn_head
 from keras_encnet.models.hub_mixin import HubMixin
+from keras_encnet.models.layer_changes import apply_changes, changes, layer_settings
 from keras_encnet.models.resnet import backbone_by_name
 from keras_encnet.presets.backbones import load_backbone_weights
 from keras_encnet.training.trainer import SegmentationTrainer
@@ -147,7 +151,8 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         evaluation: how `segment` looks at an image, see `keras_encnet.inference.segmenting`.
         backbone_weights: the backbone's initial weights: `None`; `"imagenet"`; or a file, either a
             PyTorch checkpoint or `.weights.h5`.
-        dtype: dtype policy, e.g. `"mixed_bfloat16"`.
+        dtype: dtype policy, e.g. `"mixed_bfloat16"`, of the layers that are made here; a `keras.Model`
+            as `backbone` keeps its own.
         name: the model's name.
 
     Raises:
@@ -185,6 +190,19 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         name: str | None = None,
     ):
         _check_classes(num_classes, labels, palette, ignore_index)
+        _check_backbone(backbone, width, output_stride)
+        _check_network(
+            num_codes,
+            head_channels,
+            dropout,
+            mean,
+            std,
+            laterals=laterals,
+            se_head=se_head,
+            aux_head=aux_head,
+            align_corners=align_corners,
+        )
+        evaluation_rule(evaluation)
         with default_policy(dtype):
             backbone_name = backbone if isinstance(backbone, str) else None
             if backbone_name is not None:
@@ -223,24 +241,27 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
 
         self.backbone = backbone
         self.backbone_name = backbone_name
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.labels = None if labels is None else tuple(labels)
-        self._palette = None if palette is None else np.asarray(palette).tolist()
-        self.ignore_index = ignore_index
-        self.num_codes = num_codes
-        self.head_channels = head_channels
+        self._palette = None if palette is None else check_palette(palette).tolist()
+        self.ignore_index = int(ignore_index)
+        self.num_codes = int(num_codes)
+        self.head_channels = int(head_channels)
         self.width = width
         self.output_stride = output_stride
-        self.laterals = laterals
-        self.se_head = se_head
-        self.aux_head = aux_head
-        self.align_corners = align_corners
-        self.dropout = dropout
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.laterals = bool(laterals)
+        self.se_head = bool(se_head)
+        self.aux_head = bool(aux_head)
+        self.align_corners = bool(align_corners)
+        self.dropout = float(dropout)
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
         self.evaluation = evaluation
         self.backbone_weights = backbone_weights
         self._add_loss_trackers(tuple(outputs))
+        # A function, because Keras would look for layers in a dict.
+        made = layer_settings(self._heads, left_out=None if backbone_name else backbone)
+        self._layer_changes = lambda: changes(self._heads, made)
 
     @property
     def palette(self) -> np.ndarray | None:
@@ -248,10 +269,26 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         return None if self._palette is None else np.array(self._palette, "uint8")
 
     def call(self, inputs, training=None, mask=None):
+        # As Keras's functional models, by name or in a list too.
+        if isinstance(inputs, dict) and set(inputs) == {"images"}:
+            inputs = inputs["images"]
+        elif isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+            inputs = inputs[0]
         _check_shape(inputs.shape)
         if training:
             return self._heads(inputs, training=True)
         return super().call(inputs, training=training, mask=mask)
+
+    def _run_through_graph(self, inputs, *args, **kwargs):
+        operation = getattr(kwargs.get("operation_fn"), "__qualname__", "")
+        if operation.startswith("_clone_functional_model"):
+            raise ValueError(
+                "`keras.models.clone_model` would make a plain functional model, without the heads, "
+                f"the losses and `segment`. Received: the EncNet {self.name!r}. "
+                "`EncNet.from_config(model.get_config())` makes a copy with fresh weights, "
+                "`copy.deepcopy(model)` one with the same; `model.heads_network()` can be cloned."
+            )
+        return super()._run_through_graph(inputs, *args, **kwargs)
 
     def heads(self, images) -> dict:
         """The outputs of all heads, in inference: a dict of `"logits"`, `"aux"` and `"se"`."""
@@ -290,7 +327,9 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         return segment(self, image, **options)
 
     def get_config(self) -> dict:
-        return {
+        """The constructor's arguments, and what was changed in the layers since (`"layers"`,
+        `"trainable"`), such as which of them are frozen."""
+        config = {
             "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
             "num_classes": self.num_classes,
             "labels": self.labels and list(self.labels),
@@ -307,42 +346,102 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
             "dropout": self.dropout,
             "mean": list(self.mean),
             "std": list(self.std),
-            "evaluation": self.evaluation and dict(self.evaluation),
+            "evaluation": _plain(self.evaluation),
             # The weights already hold what the file held.
             "backbone_weights": None,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
+        changed = {"trainable": self.trainable, "layers": self._layer_changes()}
+        usual = {"trainable": True, "layers": {}}
+        return {**config, **{name: value for name, value in changed.items() if value != usual[name]}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        # Deserializing takes entries out of what it is given.
+        config = copy.deepcopy(config)
+        trainable, changed = config.pop("trainable", True), config.pop("layers", {})
+        if config.get("backbone_weights") is not None:
+            raise ValueError(
+                "`backbone_weights` must be None in a config: what is loaded from a file opens no "
+                f"other. Received: {config['backbone_weights']!r}"
+            )
         for key in ("backbone", "dtype"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(
                     config[key], custom_objects=custom_objects
                 )
-        return cls(**config)
+        model = cls(**config)
+        if not trainable:
+            model.trainable = False
+        apply_changes(model.heads_network(), changed)
+        return model
 
 
 def _check_classes(num_classes, labels, palette, ignore_index):
-    if not isinstance(num_classes, int) or num_classes < 1:
+    if not _is_integer(num_classes) or num_classes < 1:
         raise ValueError(f"`num_classes` must be a positive integer. Received: {num_classes!r}")
-    if labels is not None and (isinstance(labels, str) or len(labels) != num_classes):
+    if labels is not None:
+        names = [] if isinstance(labels, str) else list(labels)
+        if len(names) != num_classes or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"`labels` must be {num_classes} names, one for each class. Received: {labels!r}"
+            )
+    if palette is not None:
+        check_palette(palette, num_classes)
+    if not _is_integer(ignore_index) or ignore_index < num_classes:
         raise ValueError(
-            f"`labels` must be {num_classes} names, one for each class. Received: {labels!r}"
-        )
-    if palette is not None and np.shape(palette) != (num_classes, 3):
-        raise ValueError(
-            f"`palette` must have shape ({num_classes}, 3), a colour for each class. "
-            f"Received shape: {np.shape(palette)}"
-        )
-    if ignore_index < num_classes:
-        raise ValueError(
-            f"`ignore_index` must be {num_classes} or more, a value that none of the {num_classes} "
-            f"classes (0 to {num_classes - 1}) has. Received: {ignore_index}. Choose "
+            f"`ignore_index` must be an integer from {num_classes} up, a value that none of the "
+            f"{num_classes} classes (0 to {num_classes - 1}) has. Received: {ignore_index!r}. Choose "
             f"{ignore_index_for(num_classes)}, for instance."
         )
+
+
+def _check_network(num_codes, head_channels, dropout, mean, std, **switches):
+    for name, value in (("num_codes", num_codes), ("head_channels", head_channels)):
+        if not _is_integer(value) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+    for name, value in switches.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
+    if not _are_numbers(dropout, shape=()) or not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be at least 0 and less than 1. Received: {dropout!r}")
+    for name, value in (("mean", mean), ("std", std)):
+        if not _are_numbers(value, shape=(3,)):
+            raise ValueError(
+                f"`{name}` must be three numbers, for red, green and blue. Received: {value!r}"
+            )
+    if min(std) <= 0:
+        raise ValueError(f"`std` must be positive, because pixels are divided by it. Received: {std!r}")
+
+
+def _check_backbone(backbone, width, output_stride):
+    if isinstance(backbone, str) or (width == 1 and output_stride == 8):
+        return
+    raise ValueError(
+        "`width` and `output_stride` are for a backbone that is given by name. Received: "
+        f"width={width!r}, output_stride={output_stride!r} with a model as `backbone`. Build the "
+        "backbone so, and leave them out."
+    )
+
+
+def _plain(value):
+    """Keras keeps dicts and lists of a model in types of its own."""
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _are_numbers(value, shape):
+    try:
+        value = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return False
+    return value.shape == shape and value.dtype.kind in "iuf" and bool(np.isfinite(value).all())
 
 
 def _check_shape(shape):

@@ -200,17 +200,53 @@ def test_layer_names(model):
         ({"backbone": "resnet5O"}, "`backbone`.*'resnet5O'.*Did you mean 'resnet50'"),
         ({"num_classes": 0}, "num_classes.*0"),
         ({"labels": ["a"]}, "labels.*3 names"),
-        ({"palette": [[0, 0, 0]]}, r"palette.*\(3, 3\)"),
+        ({"palette": [[0, 0, 0]]}, "palette.*3 classes.*1 colour"),
         ({"ignore_index": 2}, "ignore_index.*255"),
         ({"ignore_index": -1}, "ignore_index"),
+        ({"ignore_index": 255.5}, "ignore_index.*integer.*255.5"),
+        ({"num_classes": True}, "num_classes.*True"),
+        ({"num_classes": "3"}, "num_classes.*'3'"),
+        ({"labels": "abc"}, "labels.*3 names.*'abc'"),
+        ({"labels": [1, 2, 3]}, "labels.*3 names"),
+        ({"palette": [[0.1, 0.5, 1.0]] * 3}, r"palette.*\[0, 1\].*255"),
+        ({"palette": [[0, 0, 256]] * 3}, "palette.*256"),
+        ({"num_codes": 0}, "num_codes.*positive integer.*0"),
+        ({"head_channels": 8.5}, "head_channels.*positive integer.*8.5"),
+        ({"dropout": 1}, "dropout.*less than 1.*1"),
+        ({"dropout": "0.1"}, "dropout.*'0.1'"),
+        ({"mean": [1, 2]}, r"mean.*three numbers.*\[1, 2\]"),
+        ({"mean": [1, 2, float("nan")]}, "mean.*three numbers"),
+        ({"std": [1, 0, 1]}, "std.*positive"),
+        ({"laterals": "no"}, "laterals.*True or False.*'no'"),
+        ({"align_corners": None}, "align_corners.*True or False"),
+        ({"evaluation": {"size": 512}}, "evaluation.*size"),
         ({"output_stride": 4}, "output_stride.*8, 16, 32"),
         ({"width": 0}, "width"),
-        ({"backbone": keras.Sequential([keras.Input((None, None, 3))])}, "feature maps"),
     ],
 )
 def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         EncNet(**{"backbone": "resnet18", "num_classes": 3, "width": 0.125, **arguments})
+
+
+def test_a_backbone_without_feature_maps_is_named():
+    with pytest.raises(ValueError, match="feature maps"):
+        EncNet(keras.Sequential([keras.Input((None, None, 3))]), 3)
+
+
+@pytest.mark.parametrize("given", [{"width": 0.5}, {"output_stride": 16}])
+def test_arguments_for_named_backbones_are_refused_for_others(given):
+    with pytest.raises(ValueError, match="given by name.*" + "=".join(map(str, *given.items()))):
+        EncNet(custom_backbone(), 3, **given)
+
+
+def test_images_may_be_given_by_name_or_in_a_list(model):
+    expected = model.predict(ONE, verbose=0)
+    for images in ({"images": ONE}, [ONE], (ONE,)):
+        np.testing.assert_array_equal(model.predict(images, verbose=0), expected)
+        np.testing.assert_allclose(numpy(model(images)), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="'image'.*'images'"):
+        model({"image": ONE})
 
 
 @pytest.mark.parametrize(
