@@ -1,6 +1,7 @@
 """From a model to a file that a server or a phone runs, and the proof that both give the same."""
 
-from keras_encnet.export.export import OUTPUTS, export_model
+from keras_encnet.export.arguments import OUTPUTS
+from keras_encnet.export.export import export_model
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.export.runtimes import open_export
 from keras_encnet.export.verification import verify

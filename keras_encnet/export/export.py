@@ -1,35 +1,32 @@
 """`model.export`: checks the arguments and writes the file, completely or not at all."""
 
-import importlib.util
-import json
-import numbers
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 
 import keras
+import numpy as np
 from PIL import Image
 
-from keras_encnet.data.conventions import (
-    MIN_SIZE,
-    check_image_size,
-    class_names,
-    class_palette,
-)
+from keras_encnet.data.conventions import check_image_size, class_names, class_palette
+from keras_encnet.data.folders import image_paths
 from keras_encnet.data.images import read_image, resize_image
+from keras_encnet.export.arguments import (
+    DEFAULT_OUTPUTS,
+    check_format,
+    check_packages,
+    check_quantization,
+    check_shape,
+    checked_outputs,
+    target,
+)
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.export.graph import ImageToLabels, folded
+from keras_encnet.export.processes import last_lines, run_python
 from keras_encnet.export.quantize import quantized
 from keras_encnet.files import replacing, replacing_directory
 from keras_encnet.presets.directory import save_preset
-
-OUTPUTS = ("labels", "logits", "probabilities", "presence")
-DEFAULT_OUTPUTS = ("labels", "presence")
-DTYPES = ("float32", "float16")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def export_model(
@@ -69,7 +66,8 @@ def export_model(
         model: an `EncNet`, on any backend. TensorFlow does the work, in a child process if it is not
             the backend.
         path: path of the file, whose suffix is added if it is missing, or of the SavedModel's
-            directory. An earlier export at that place is replaced.
+            directory. The suffix of another format is refused. An earlier export at that place is
+            replaced.
         format: `"tf_saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
         outputs: which outputs, in any order. The default leaves `presence` out if the model has no
             SE head.
@@ -78,8 +76,9 @@ def export_model(
         dtype: `"float16"` stores rounded kernels in half the space.
         quantize: `"int8"` computes convolutions with 8-bit integers, in ONNX and LiteRT, except for
             the classifier and for layers of a custom backbone that are not `ConvNorm`.
-        calibration: typical images for `quantize`, each read once: arrays, PIL images or paths, or
-            the path of a folder. A hundred are plenty.
+        calibration: typical images for `quantize`, each read once: a folder, a glob, or an iterable of
+            arrays, PIL images or paths. Pairs of image and mask and batches of them, such as those of
+            `keras_encnet.data`, are taken without the masks. A hundred images are plenty.
         version: number of a SavedModel, for TensorFlow Serving: it is written to `path/version`.
 
     Returns:
@@ -87,7 +86,8 @@ def export_model(
 
     Raises:
         ValueError: if an argument is not one of the above, or does not go with the others.
-        ImportError: if a package that writes the format is missing; it is named.
+        ImportError: if a package that writes the format is missing; the message installs it.
+        FileNotFoundError: if `calibration` is a path without images.
         FileExistsError: if there is something else at `path`.
         OSError: if nothing can be written there.
 
@@ -100,10 +100,12 @@ def export_model(
     >>> path.name, found["labels"].shape, found["presence"].shape
     ('model.tflite', (2, 40, 64), (2, 3))
     """
-    outputs = _check(model, format, outputs, image_size, batch_size, dtype)
-    _check_quantization(format, dtype, quantize, calibration)
-    _check_packages(format)
-    path = _target(path, format, version)
+    check_format(format, dtype)
+    outputs = checked_outputs(outputs, model.se_head)
+    check_shape(image_size, batch_size)
+    check_quantization(format, dtype, quantize, calibration)
+    path = target(path, format, version)
+    check_packages(format)
     options = {
         "outputs": outputs,
         "image_size": image_size and tuple(map(int, image_size)),
@@ -148,19 +150,9 @@ def _write_in_a_child(model, path, format, calibration, **options):
             (scratch / "calibration").mkdir()
             for i, image in enumerate(_calibration(calibration, options["image_size"])):
                 Image.fromarray(image).save(scratch / "calibration" / f"{i:06}.png")
-        root = str(pathlib.Path(__file__).resolve().parents[2])
-        env = {
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-            # This process may be using the GPU.
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        command = [sys.executable, "-m", "keras_encnet.export.child"]
-        child = subprocess.run(command, input=json.dumps(job), env=env, capture_output=True, text=True)
+        child = run_python(["-m", "keras_encnet.export.child"], job, KERAS_BACKEND="tensorflow")
     if child.returncode:
-        said = child.stderr.strip().splitlines()[-5:] or ["no message"]
-        raise ChildProcessError("\n".join(["Exporting with TensorFlow failed:", *said]))
+        raise ChildProcessError(f"Exporting with TensorFlow failed:\n{last_lines(child)}")
 
 
 def classes(model):
@@ -171,117 +163,38 @@ def classes(model):
     }
 
 
-# === Arguments ===
-
-
-def _check(model, format, outputs, image_size, batch_size, dtype):
-    if format not in tuple(FORMATS):
-        raise ValueError(f"`format` must be one of {_listed(FORMATS)}. Received: {format!r}")
-    if dtype not in DTYPES:
-        raise ValueError(
-            f"`dtype` must be one of {_listed(DTYPES)}, in every format. Received: {dtype!r} for "
-            f"{format!r}"
-        )
-    outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
-    if outputs == DEFAULT_OUTPUTS and not model.se_head:
-        outputs = ("labels",)
-    if not outputs or set(outputs) - set(OUTPUTS) or len(set(outputs)) < len(outputs):
-        raise ValueError(
-            f"`outputs` must be one or more of {_listed(OUTPUTS)}, each once. Received: {outputs!r}"
-        )
-    if "presence" in outputs and not model.se_head:
-        raise ValueError(
-            f"`outputs` cannot have 'presence' without an SE head, and this model has `se_head=False`. "
-            f"Received: {outputs!r}. Leave 'presence' out."
-        )
-    if image_size is not None and not _are_sizes(image_size, 2, MIN_SIZE):
-        raise ValueError(
-            f"`image_size` must be (height, width), {MIN_SIZE} or more each, or None. "
-            f"Received: {image_size!r}"
-        )
-    if batch_size is not None and not _are_sizes([batch_size], 1, 1):
-        raise ValueError(
-            f"`batch_size` must be an integer of 1 or more, or None. Received: {batch_size!r}"
-        )
-    return outputs
-
-
-def _are_sizes(values, count, least):
-    return (
-        isinstance(values, (list, tuple))
-        and len(values) == count
-        and all(isinstance(value, numbers.Integral) and value >= least for value in values)
-        and not any(isinstance(value, bool) for value in values)
-    )
-
-
-def _listed(names):
-    return ", ".join(map(repr, names))
-
-
-def _check_quantization(format, dtype, quantize, calibration):
-    if quantize is None:
-        if calibration is not None:
-            raise ValueError("`calibration` needs `quantize='int8'`. Received: quantize=None")
-        return
-    if quantize != "int8" or not FORMATS[format].quantizes or dtype != "float32":
-        able = [name for name, row in FORMATS.items() if row.quantizes]
-        raise ValueError(
-            f"`quantize` must be 'int8', with the format {' or '.join(map(repr, able))} and the dtype "
-            f"'float32'. Received: {quantize!r} with {format!r} and {dtype!r}"
-        )
-    if not isinstance(calibration, (str, os.PathLike, Iterable)):
-        raise ValueError(
-            "`quantize='int8'` needs `calibration=`, a folder or several images of the kind that the "
-            f"model will see. Received: {calibration!r}"
-        )
-
-
-def _check_packages(format):
-    packages = FORMATS[format].packages
-    for package in ("tensorflow", *packages):
-        if not importlib.util.find_spec(package):
-            remedy = "keras-encnet[export]" if package in packages else "tensorflow"
-            raise ImportError(
-                f"Writing {format!r} needs {package}, which is not installed: pip install '{remedy}'",
-                name=package,
-            )
-
-
-def _target(path, format, version):
-    path = pathlib.Path(path)
-    if version is not None:
-        if format != "tf_saved_model" or not _are_sizes([version], 1, 0):
-            raise ValueError(
-                "`version` must be an integer of 0 or more, and the format 'tf_saved_model'. "
-                f"Received: {version!r} for {format!r}"
-            )
-        return path / str(version)
-    if not path.name:
-        raise ValueError(f"`path` must be the name of a file or directory. Received: {str(path)!r}")
-    suffix = FORMATS[format].suffix
-    return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
+# === Calibration ===
 
 
 def _calibration(images, image_size):
     """Reads the images one after the other, and resizes them if `image_size` is given."""
-    if isinstance(images, (str, os.PathLike)):
-        folder = pathlib.Path(images)
-        images = sorted(file for file in folder.glob("*") if file.suffix.lower() in PICTURES)
-        if not images:
-            raise ValueError(
-                f"`calibration` must be a folder with images ({', '.join(PICTURES)}). "
-                f"Received: {str(folder)!r}, which has none"
-            )
     count = 0
-    for count, image in enumerate(images, 1):
-        image = read_image(image)
+    for count, image in enumerate(_single_images(images), 1):
+        name = f"Image {count} of `calibration`"
+        if isinstance(image, (str, os.PathLike)):
+            name = f"{name}, {os.fspath(image)!r},"
+        try:
+            image = read_image(image)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be used. {error}") from error
         if image_size:
             image = resize_image(image, *image_size)
-        check_image_size(*image.shape[:2], f"Image {count} of `calibration`")
+        check_image_size(*image.shape[:2], name)
         yield image
     if not count:
         raise ValueError("`calibration` must hold one or more images. Received: none")
+
+
+def _single_images(given):
+    """The images of a folder or an iterable, which may hold pairs of image and mask, and batches."""
+    if isinstance(given, (str, os.PathLike)):
+        given = image_paths(given)
+    for each in given:
+        image = each[0] if isinstance(each, tuple) and each else each
+        if isinstance(image, (str, os.PathLike, Image.Image)) or np.ndim(image) != 4:
+            yield image
+        else:
+            yield from np.asarray(image)
 
 
 # === Where it goes ===

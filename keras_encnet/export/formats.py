@@ -144,7 +144,7 @@ class Format(NamedTuple):
 
     - `write`: the function that writes it.
     - `suffix`: of the file; a SavedModel is a directory.
-    - `packages`: modules that writing needs in addition to TensorFlow.
+    - `packages`: the packages that writing needs in addition to TensorFlow.
     - `runtime`: what its runtime needs of the graph.
     - `keeps_casts`: whether the runtime keeps a float16 constant and its cast as they are in the
       graph. Otherwise half precision is stored by `write`, with `half=True`.
@@ -171,7 +171,7 @@ FORMATS = {
     "onnx": Format(
         write_onnx,
         suffix=".onnx",
-        packages=("tf2onnx", "onnx"),
+        packages=("onnx", "tf2onnx"),
         runtime=Runtime(constant_weights=True),
         keeps_casts=False,
         quantizes=True,

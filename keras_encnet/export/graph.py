@@ -157,7 +157,8 @@ class ImageToLabels(keras.Model):
             exponential=rule.protocol.exponential,
             runtime=self.runtime,
         )
-        labels = ops.zeros((0, ops.shape(images)[0], columns.size), label_dtype(self.num_classes))
+        # Not zeros of length 0, for which `tf.lite.Interpreter` writes beyond the memory that it has.
+        labels = ops.zeros((1, ops.shape(images)[0], columns.size), label_dtype(self.num_classes))[:0]
         if rule.window:
             labels, presence = self._look_through_windows(images, rows, columns, labels, extend)
         else:

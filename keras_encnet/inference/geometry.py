@@ -10,7 +10,8 @@ coarse samples of the windows straight to the pixels of the image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,8 @@ def evaluation_rule(
     Raises:
         ValueError: if a key is unknown or a value out of range.
     """
+    if evaluation is not None and not isinstance(evaluation, Mapping):
+        raise ValueError(f"`evaluation` must be a dict, or None. Received: {evaluation!r}")
     evaluation = dict(evaluation or {})
     unknown = set(evaluation) - {"resize", "window", "stride", "protocol"}
     if unknown:
@@ -83,20 +86,23 @@ def evaluation_rule(
             f"Received: {sorted(unknown)}"
         )
     name = evaluation.get("protocol", "mmsegmentation") if protocol is None else protocol
-    if name not in PROTOCOLS:
+    if name not in tuple(PROTOCOLS):
         raise ValueError(f"`protocol` must be one of {', '.join(PROTOCOLS)}. Received: {name!r}")
-    if resize and PROTOCOLS[name].ratios_of_image and ratios != (1.0,):
+    own_resize = _pair("resize", resize)
+    if own_resize and PROTOCOLS[name].ratios_of_image and ratios != (1.0,):
         raise ValueError(
             "`resize` has no effect on `ratios`, which are of the original image in mmsegmentation "
-            f"1.2.2. Received: resize={resize}, ratios={ratios}. For ratios of the resized image pass "
-            "protocol='mmsegmentation-0.x'."
+            f"1.2.2. Received: resize={own_resize}, ratios={ratios}. For ratios of the resized image "
+            "pass protocol='mmsegmentation-0.x'."
         )
     if window is None:
         window = evaluation.get("window")
         stride = evaluation.get("stride") if stride is None else stride
     window = _pair("window", window, MIN_SIZE)
-    if stride and not window:
+    if stride is not None and not window:
         raise ValueError(f"`stride` needs a `window`. Received: stride={stride} and no window")
+    if stride is False:
+        raise ValueError("`stride` must be an integer of 1 or more, or a pair of them. Received: False")
     if window:
         # Two thirds, rounded up: 513 for 769, 320 for 480 and 384 for 576, as in both code bases.
         stride = _pair("stride", stride) or tuple(-(-2 * side // 3) for side in window)
@@ -105,16 +111,17 @@ def evaluation_rule(
                 "`stride` must not be larger than `window`, or no window would see the pixels in "
                 f"between. Received: stride={stride}, window={window}"
             )
-    resize = _pair("resize", evaluation.get("resize") if resize is None else resize)
+    resize = _pair("resize", evaluation.get("resize")) if resize is None else own_resize
     return Rule(resize, window, stride, PROTOCOLS[name])
 
 
 def check_ratios(ratios) -> tuple[float, ...]:
     """`ratios`, one number or several, as a tuple of positive floats."""
-    checked = tuple(float(r) for r in (ratios if np.iterable(ratios) else [ratios]))
-    if not checked or not all(0 < ratio < math.inf for ratio in checked):
-        raise ValueError(f"`ratios` must be one or more positive numbers. Received: {ratios}")
-    return checked
+    several = list(ratios) if np.iterable(ratios) and not isinstance(ratios, str) else [ratios]
+    numbers = all(isinstance(ratio, Real) and not isinstance(ratio, bool) for ratio in several)
+    if not several or not numbers or not all(0 < ratio < math.inf for ratio in several):
+        raise ValueError(f"`ratios` must be one or more positive numbers. Received: {ratios!r}")
+    return tuple(map(float, several))
 
 
 def _pair(name, value, least=1):

@@ -1,12 +1,14 @@
 """Pictures of segmentations: overlays, legends, and comparisons with the truth."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_encnet.data.conventions import IGNORE_INDEX
+from keras_encnet.data.conventions import IGNORE_INDEX, check_palette
+from keras_encnet.data.images import read_image
 
 INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
 STRIP = 256  # rows blended at a time
@@ -80,10 +82,11 @@ def comparison(
     """Image, truth and prediction side by side, above a legend of all classes.
 
     Args:
-        rows: one row of the table each: images, `uint8` RGB `(height, width, 3)`, and label maps,
-            integers `(height, width)`; usually (image, truth, prediction).
+        rows: one row of the table each: images, arrays `(height, width, 3)` as for
+            `data.images.read_image`, and label maps, integers `(height, width)`; usually (image,
+            truth, prediction).
         labels: names of the classes.
-        palette: `uint8` `(num_classes, 3)`, RGB.
+        palette: `(num_classes, 3)`, RGB, integers in [0, 255].
         titles: headings of the columns.
         ignore_index: mask value that is drawn in white and named "not labelled".
         width: width of a column in pixels; the height keeps the aspect ratio.
@@ -92,7 +95,8 @@ def comparison(
         RGB PIL image.
 
     Raises:
-        ValueError: if there are no rows, or if a row differs in length from `titles`.
+        ValueError: if there are no rows, a row differs in length from `titles`, a label map has values
+            that are no classes, or `palette` or `width` is invalid.
 
     >>> import numpy as np
     >>> image, truth = np.zeros((30, 40, 3), "uint8"), np.zeros((30, 40), "uint8")
@@ -105,7 +109,9 @@ def comparison(
             "`rows` must hold one or more rows, each with an entry for each of the titles "
             f"{tuple(titles)}. Received: rows of lengths {[len(row) for row in rows]}"
         )
-    palette = np.asarray(palette, "uint8")
+    palette = check_palette(palette, len(labels))
+    if not isinstance(width, Integral) or width < 1:
+        raise ValueError(f"`width` must be an integer of 1 or more, in pixels. Received: {width!r}")
     size = max(14, round(width / 22))
     font, gap = ImageFont.load_default(size), round(size * 0.8)
     pictures = [[_cell(entry, palette, ignore_index, width) for entry in row] for row in rows]
@@ -133,7 +139,15 @@ def comparison(
 def _cell(entry, palette, ignore_index, width):
     entry = np.asarray(entry)
     is_image = entry.ndim == 3
-    if not is_image:
+    if is_image:
+        entry = read_image(entry)
+    else:
+        outside = (entry < 0) | (entry >= len(palette)) & (entry != ignore_index)
+        if outside.any():
+            raise ValueError(
+                f"Label maps must have the classes 0 to {len(palette) - 1}, or {ignore_index} "
+                f"(ignored). Received: {entry[outside][0]}"
+            )
         colours = np.full((max(int(entry.max()), ignore_index or 0, len(palette) - 1) + 1, 3), 255)
         colours[: len(palette)] = palette
         entry = colours.astype("uint8")[entry]

@@ -25,7 +25,7 @@ class Segmentation:
         labels: names of the classes.
         palette: their colours, RGB `(num_classes, 3)`; default colours if `None`.
         presence: `(num_classes,)`, the SE head's probability that each class is in the scene, or
-            `None`.
+            `None`; see `present`.
 
     Attributes:
         image, label_map: as given.
@@ -34,8 +34,8 @@ class Segmentation:
         presence: `float32` `(num_classes,)`, or `None`.
 
     Raises:
-        ValueError: if image and label map differ in size, or if the palette does not have one colour
-            for each label.
+        ValueError: if an array has another shape or dtype, or values that are out of range; if image
+            and label map differ in size; or if palette or presence do not fit the labels.
 
     >>> import numpy as np
     >>> label_map = np.zeros((40, 60), "uint8")
@@ -55,6 +55,11 @@ class Segmentation:
         palette: ArrayLike | None = None,
         presence: ArrayLike | None = None,
     ):
+        if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                "`image` must be uint8 RGB (height, width, 3). "
+                f"Received: {image.dtype} of shape {image.shape}"
+            )
         if image.shape[:2] != label_map.shape:
             raise ValueError(
                 "`image` and `label_map` must have the same (height, width). "
@@ -63,13 +68,24 @@ class Segmentation:
         self.image = image
         self.label_map = label_map
         self.labels = tuple(labels)
-        self.palette = class_palette(len(self.labels), palette)
-        if self.palette.shape != (len(self.labels), 3):
+        count = len(self.labels)
+        if label_map.dtype.kind not in "iu" or not 0 <= label_map.min() <= label_map.max() < count:
             raise ValueError(
-                f"`palette` must have shape ({len(self.labels)}, 3), an RGB colour for each label. "
+                f"`label_map` must hold integers from 0 to {count - 1}, indices of `labels`. "
+                f"Received: {label_map.dtype} from {label_map.min()} to {label_map.max()}"
+            )
+        self.palette = class_palette(count, palette)
+        if self.palette.shape != (count, 3):
+            raise ValueError(
+                f"`palette` must have shape ({count}, 3), an RGB colour for each label. "
                 f"Received shape: {self.palette.shape}"
             )
         self.presence = None if presence is None else np.asarray(presence, "float32")
+        if presence is not None and self.presence.shape != (count,):
+            raise ValueError(
+                f"`presence` must have shape ({count},), a probability for each label. "
+                f"Received shape: {self.presence.shape}"
+            )
 
     def areas(self) -> dict[str, float]:
         """The fraction of the image that each class covers, `{label: fraction}`, largest first.
@@ -80,6 +96,37 @@ class Segmentation:
         for i in np.flatnonzero(counts):
             areas[self.labels[i]] = areas.get(self.labels[i], 0) + counts[i] / counts.sum()
         return {name: float(areas[name]) for name in sorted(areas, key=areas.get, reverse=True)}
+
+    def present(self, threshold: float = 0.5) -> dict[str, float]:
+        """The classes that are in the scene, `{label: probability}`, most likely first.
+
+        The probability is that of the SE head, which sees each window as one scene, and the mean over
+        windows and scales; of a model of little training it is near 1 for every class. `areas` has the
+        classes that the pixels were given.
+
+        Args:
+            threshold: the least probability, from 0 (all classes) to 1.
+
+        Raises:
+            ValueError: if `threshold` is outside [0, 1], or the model has no SE head.
+
+        >>> image, label_map = np.zeros((40, 60, 3), "uint8"), np.zeros((40, 60), "uint8")
+        >>> result = Segmentation(image, label_map, ["road", "sky", "car"], presence=[0.5, 0.75, 0.25])
+        >>> result.present()
+        {'sky': 0.75, 'road': 0.5}
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must be a number from 0 to 1. Received: {threshold}")
+        if self.presence is None:
+            raise ValueError(
+                "`present` needs the presence of classes, from a model with an SE head. "
+                "Received: presence=None. The classes of the label map are in `areas()`."
+            )
+        found = {}
+        for i in np.argsort(-self.presence, kind="stable"):
+            if self.presence[i] >= threshold:
+                found.setdefault(self.labels[i], float(self.presence[i]))
+        return found
 
     def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
         """The image blended with the colours of its classes, as an RGB PIL image.

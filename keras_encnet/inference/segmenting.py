@@ -21,16 +21,16 @@ the head's coarse logits: full-size logits never exist.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from numbers import Integral
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from PIL import Image
 
-from keras_encnet.data.checks import check_arrays
 from keras_encnet.data.conventions import MIN_SIZE, check_image_size, class_names, label_dtype
 from keras_encnet.data.images import read_image, resize_image
 from keras_encnet.inference.geometry import Axis, axes_of, block_of, check_ratios, evaluation_rule
@@ -41,7 +41,7 @@ TILE = 64  # pixels per side: 20 to 150 classes of it fit into the processor's c
 
 def segment(
     model: keras.Model,
-    image: str | os.PathLike | Image.Image | np.ndarray | Sequence,
+    image: str | os.PathLike | Image.Image | np.ndarray | Iterable,
     *,
     resize: Sequence[int] | int | bool | None = None,
     window: Sequence[int] | int | bool | None = None,
@@ -59,18 +59,20 @@ def segment(
 
     Args:
         model: an `EncNet`.
-        image: RGB image of 32 pixels or more per side: a path, a PIL image or an array
-            `(height, width, 3)`, `uint8` or float in [0, 255]; or a list of images of any sizes.
+        image: RGB image of 32 pixels or more per side, as `data.images.read_image` reads it: a path,
+            a PIL image or an array `(height, width, 3)`, `uint8` or float in [0, 255]; or a list or
+            another iterable of images of any sizes.
         resize: `(long, short)` to fit the image into, or `False` for the image at its own size.
-        window: the sliding window's side or `(height, width)`, or `False` for the whole image.
-        stride: the window's step, an integer or `(rows, columns)`.
+        window: the sliding window's side or `(height, width)`, or `False` for the whole image. Where
+            it is larger than the image, the whole image is seen at once.
+        stride: the window's step, an integer or `(rows, columns)`; default: two thirds of `window`.
         ratios: scales at which to look at the image; the mean of the softmax decides.
         flip: whether to look at the mirror image of each as well.
         batch_size: how many images or windows of one size the network sees at once.
         protocol: `"mmsegmentation"`, `"mmsegmentation-0.x"` or `"pytorch-encoding"`.
 
     Returns:
-        A `Segmentation` at the image's original size, or a list of them for a list.
+        A `Segmentation` at the image's original size, or a list of them for several images.
 
     Raises:
         ValueError: if an image cannot be read or is under 32 pixels, before or after resizing; if an
@@ -99,10 +101,12 @@ def segment(
         ratios=ratios,
         protocol=protocol,
     )
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(flip, (bool, np.bool_)):
+        raise ValueError(f"`flip` must be True or False. Received: {flip!r}")
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an integer of 1 or more. Received: {batch_size!r}")
     labels = class_names(model.num_classes, model.labels)
-    many = isinstance(image, (list, tuple))
+    many = _is_several(image)
     images = [_read(one, i if many else None) for i, one in enumerate(image if many else [image])]
 
     same_size = {}
@@ -122,17 +126,30 @@ def segment(
     return results if many else results[0]
 
 
+def _is_several(given):
+    """Whether this is several images, such as a list or a generator, and not an array or a tensor."""
+    single = isinstance(given, (str, os.PathLike, Image.Image, Mapping)) or hasattr(given, "__array__")
+    return not single and isinstance(given, Iterable)
+
+
 def _read(image, index):
-    if isinstance(image, (str, os.PathLike, Image.Image)):
-        name = repr(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "The image"
-    else:
-        name, image = "The image", np.asarray(image)
-        if image.dtype.kind == "f" and image.ndim == 3 and image.shape[-1] == 3:
-            check_arrays(image[None])
-    image = read_image(image)
     place = "" if index is None else f" (number {index} of the list)"
-    check_image_size(*image.shape[:2], f"{name}{place}")
-    return image
+    if isinstance(image, (list, tuple, Mapping)):
+        raise ValueError(
+            "An image must be a path, a PIL image or an array. "
+            f"Received: a {type(image).__name__}{place}. Of pairs of image and mask pass "
+            "[image for image, _ in pairs]."
+        )
+    is_path = isinstance(image, (str, os.PathLike))
+    try:
+        read = read_image(image)
+    except ValueError as error:
+        if is_path or not place:
+            raise
+        raise ValueError(f"Number {index} of the list: {error}") from error
+    name = repr(os.fspath(image)) if is_path else "The image"
+    check_image_size(*read.shape[:2], f"{name}{place}")
+    return read
 
 
 def views_of(size: tuple, rule, ratios: Sequence[float]) -> list[tuple[Axis, Axis]]:

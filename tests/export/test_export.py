@@ -1,7 +1,11 @@
 """Arguments, errors and files of `model.export`, on every backend."""
 
+import importlib.metadata
 import importlib.util
 import os
+import pathlib
+import sys
+import tomllib
 
 import keras
 import numpy as np
@@ -10,7 +14,9 @@ from PIL import Image
 
 from golden.weights import image
 from keras_encnet.cli import main
-from keras_encnet.export import open_export, verify
+from keras_encnet.data.conventions import MIN_SIZE
+from keras_encnet.export import FORMATS, open_export, runtimes, verify
+from keras_encnet.export.runtimes import RUNTIMES
 from models import float32, tiny
 
 for package in ("tensorflow", "ai_edge_litert"):
@@ -58,6 +64,24 @@ def test_from_any_backend(dtype, tmp_path):
             "several images",
         ),
         ({"calibration": "photos"}, "`calibration` needs `quantize='int8'`"),
+        ({"outputs": 5}, "must be one or more of.*5"),
+        ({"outputs": {"labels": "presence"}}, "must be one or more of"),
+        ({"outputs": [["labels"]]}, "must be one or more of"),
+        ({"image_size": (31, 31)}, "32 or more each.*31, 31"),
+        ({"image_size": (64.0, 64)}, "32 or more each.*64.0"),
+        ({"image_size": (True, 64)}, "32 or more each"),
+        ({"batch_size": True}, "an integer of 1 or more.*True"),
+        ({"batch_size": 2.0}, "an integer of 1 or more.*2.0"),
+        ({"dtype": "fp16"}, "`dtype` must be one of"),
+        ({"dtype": ["float32"]}, "`dtype` must be one of"),
+        ({"quantize": False}, "`quantize` must be 'int8'.*False"),
+        ({"quantize": "INT8", "format": "onnx"}, "`quantize` must be 'int8'.*'INT8'"),
+        ({"version": -1}, "0 or more.*-1"),
+        (
+            {"quantize": "int8", "format": "onnx", "calibration": np.zeros((64, 64, 3), "uint8")},
+            r"several images.*an array of shape \(64, 64, 3\)",
+        ),
+        ({"quantize": "int8", "format": "onnx", "calibration": {"a": "a.jpg"}}, "several images"),
     ],
 )
 def test_invalid_arguments_are_named(model, options, words, tmp_path):
@@ -76,7 +100,7 @@ def test_presence_needs_its_head(tmp_path):
 def test_a_missing_package_is_named(model, format, package, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != package and find(name))
-    with pytest.raises(ImportError, match=rf"{package}.*keras-encnet\[export\]"):
+    with pytest.raises(ImportError, match=f"needs {package}, .*: pip install {package}$"):
         model.export(tmp_path / "model", format)
 
 
@@ -85,7 +109,46 @@ def test_the_command_line_names_a_missing_package(tmp_path, monkeypatch, capsys)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "tf2onnx" and find(name))
     assert main(f"export {tmp_path / 'preset'} {tmp_path / 'model'} --format onnx".split()) == 1
-    assert "pip install 'keras-encnet[export]'" in capsys.readouterr().err
+    assert "needs tf2onnx, which is not installed: pip install tf2onnx" in capsys.readouterr().err
+
+
+def test_the_line_installs_all_that_the_format_lacks(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorflow")
+    with pytest.raises(ImportError, match="pip install onnx tf2onnx onnxruntime$") as caught:
+        model.export(tmp_path / "model", "onnx")
+    assert caught.value.name == "onnx"
+
+
+def test_the_smallest_size_is_that_of_the_package():
+    assert runtimes.MIN_SIZE == MIN_SIZE
+
+
+def test_packages_are_those_of_the_extra():
+    project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+    writing = {package for row in FORMATS.values() for package in row.packages}
+    running = {runtime.package for runtime in RUNTIMES.values()}
+    assert writing | running == {"tensorflow", *project["optional-dependencies"]["export"]}
+
+
+def test_a_missing_runtime_is_named(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="needs onnxruntime, .*: pip install onnxruntime$"):
+        open_export(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "name, format, words",
+    [
+        ("model.onnx", "litert", "must end in '.tflite'.*model.onnx.*format='onnx'"),
+        ("model.tflite", "tf_saved_model", "a directory's.*model.tflite.*format='litert'"),
+        ("model.XML", "onnx", "must end in '.onnx'.*format='openvino'"),
+    ],
+)
+def test_the_suffix_of_another_format_is_refused(model, name, format, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        model.export(tmp_path / name, format)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
@@ -146,8 +209,9 @@ def test_the_command_line_verifies(tmp_path, capsys):
     command = f"export {tmp_path / 'preset'} {tmp_path / 'model'} --format litert --verify"
     assert main([*command.split(), "--outputs", "labels", "presence", "logits"]) == 0
     output = capsys.readouterr().out
+    litert, tensorflow = map(importlib.metadata.version, ("ai-edge-litert", "tensorflow"))
     for words in (
-        "LiteRT compared with the model",
+        f"ai_edge_litert {litert} and tf.lite (TensorFlow {tensorflow}) compared with the model",
         "the same label: ",
         "of logits: ",
         "size: ",
@@ -158,7 +222,8 @@ def test_the_command_line_verifies(tmp_path, capsys):
     assert "'litert'" in capsys.readouterr().err
 
 
-def test_verify_reports_differences(tmp_path):
+def test_verify_reports_differences(tmp_path, monkeypatch):
+    monkeypatch.delitem(RUNTIMES, "tf.lite")
     model = tiny()
     path = model.export(tmp_path / "model", "litert", outputs=["labels", "presence", "logits"])
     good = verify(model, path, runs=1)
@@ -172,11 +237,60 @@ def test_verify_reports_differences(tmp_path):
 
     with pytest.raises(ValueError, match="`images` must hold one or more"):
         verify(model, path, [])
-    with pytest.raises(ValueError, match="`runs` must be 1 or more. Received: 0"):
+    with pytest.raises(ValueError, match="`runs` must be an integer of 1 or more. Received: 0"):
         verify(model, path, runs=0)
+    with pytest.raises(ValueError, match="`image_size` must be.*31"):
+        verify(model, path, image_size=(31, 31))
+    with pytest.raises(ValueError, match="`batch_size` must be.*0"):
+        verify(model, path, batch_size=0)
+    with pytest.raises(FileNotFoundError, match="gone.onnx"):
+        verify(model, tmp_path / "gone.onnx")
     for other in (tiny(num_classes=5), tiny(se_head=False)):
         with pytest.raises(ValueError, match="Was it exported from this model"):
             verify(other, path, [image(0, 64, 80)], runs=1)
+
+
+@pytest.mark.parametrize(
+    "status, words",
+    [
+        ("kill -SEGV $$", r"crashed in ai_edge_litert \d.*: SIGSEGV"),
+        ("exit 3", r"failed in ai_edge_litert \d"),
+    ],
+)
+def test_a_file_that_crashes_its_runtime_fails_the_check_alone(status, words, tmp_path, monkeypatch):
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho 'bad memory' >&2\n{status}\n")
+    (tmp_path / "python").chmod(0o700)
+    (tmp_path / "model.tflite").write_bytes(b"")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ChildProcessError, match=rf"(?s)model.tflite {words}") as caught:
+        verify(tiny(), tmp_path / "model.tflite", [image(0, 64, 80)])
+    assert "bad memory" in str(caught.value)
+
+
+def test_nan_in_a_file_is_a_difference(tmp_path, monkeypatch):
+    monkeypatch.delitem(RUNTIMES, "tf.lite")
+    model = tiny(se_head=False)
+    classifier = model.get_layer("pixel_logits")
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel, bias * np.nan])
+    path = model.export(tmp_path / "model", "litert", outputs="logits")
+    classifier.set_weights([kernel, bias])
+    assert np.isnan(verify(model, path, [image(0, 64, 80)], runs=1).differences["logits"])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"threads": 0}, "`threads` must be an integer of 1 or more.*0"),
+        ({"threads": True}, "`threads` must be"),
+        ({"precision": "bf16"}, "'f32', or for OpenVINO 'bf16'.*'bf16' for 'model.tflite'"),
+        ({"precision": "fp16"}, "`precision` must be"),
+    ],
+)
+def test_invalid_options_of_runtimes_are_named(options, words, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"")
+    with pytest.raises(ValueError, match=words):
+        open_export(tmp_path / "model.tflite", **options)
 
 
 def test_sizes_other_than_the_fixed_one_are_refused(model, tmp_path):

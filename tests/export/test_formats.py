@@ -1,5 +1,6 @@
 """Every format in its own runtime, compared with the model."""
 
+import importlib.metadata
 import json
 import zipfile
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from golden.weights import image
-from keras_encnet.export import FORMATS, open_export
+from keras_encnet.export import FORMATS, open_export, verify
 from models import classes_in, float32, tiny
 
 if keras.backend.backend() != "tensorflow":
@@ -43,6 +44,31 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
         np.testing.assert_array_equal(found["labels"][sure], logits.argmax(-1)[sure])
         presence = [result.presence for result in model.segment(list(images))]
         np.testing.assert_allclose(found["presence"], presence, atol=1e-5)
+
+
+@pytest.mark.parametrize("evaluation", [None, WINDOWS])
+def test_litert_files_of_free_size_run_in_tensorflow_too(evaluation, tmp_path):
+    model = tiny(evaluation=evaluation)
+    path = model.export(tmp_path / "model", "litert")
+    result = verify(model, path, [image(seed, *size) for seed, size in enumerate(SIZES)], runs=1)
+    assert [name.split()[0] for name in result.seconds] == ["ai_edge_litert", "tf.lite"]
+    assert result.labels > 0.9998 and result.differences["presence"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    "format, name, package",
+    [
+        ("tf_saved_model", "TensorFlow", "tensorflow"),
+        ("onnx", "ONNX Runtime", "onnxruntime"),
+        ("openvino", "OpenVINO", "openvino"),
+    ],
+)
+def test_a_verification_names_runtime_and_version(format, name, package, tmp_path):
+    model = tiny()
+    result = verify(model, model.export(tmp_path / "model", format), [image(0, 64, 72)], runs=1)
+    version = importlib.metadata.version(package)
+    assert str(result).startswith(f"{name} {version} compared with the model in float32, 1 images")
+    assert result.labels > 0.9998
 
 
 @pytest.mark.parametrize("format", FORMATS)

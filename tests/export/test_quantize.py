@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from keras_encnet import EncNet
+from keras_encnet.data import Pairs, batches
 from keras_encnet.demo.drawing import scenes
-from keras_encnet.export import open_export
+from keras_encnet.export import open_export, verify
 from keras_encnet.export.export import _calibration
 from keras_encnet.export.graph import ImageToLabels, folded
 from keras_encnet.export.quantize import Rounding, kernel_steps, quantized
@@ -90,6 +91,8 @@ def test_nearly_all_labels_are_the_models(model, format, size, evaluation, tmp_p
     assert {name: x.dtype for name, x in found.items()} == {"labels": "uint8", "presence": "float32"}
     assert found["labels"].shape == (1, 96, 128)
     np.testing.assert_allclose(found["presence"][0], model.segment(image).presence, atol=0.1)
+    if format == "litert":
+        assert verify(model, path, [image], runs=1).labels > 0.95
     if format == "onnx":
         assert convolutions(onnx.load(path).graph) == (CONVOLUTIONS, CONVOLUTIONS + 1)
 
@@ -146,11 +149,45 @@ def test_a_folder_or_a_list_of_paths_and_arrays(tmp_path):
     assert [image.shape for image in _calibration(tmp_path, (40, 50))] == [(40, 50, 3)] * 2
 
 
+def test_hidden_files_are_left_out_and_globs_are_expanded(tmp_path):
+    (tmp_path / "._0.jpg").write_bytes(b"\0\5\x16\7")  # as macOS adds it
+    for name in ("0.png", "1.jpg"):
+        Image.new("RGB", (40, 32), (9, 9, 9)).save(tmp_path / name)
+    for given, count in ((tmp_path, 2), (f"{tmp_path}/*.png", 1), (tmp_path / "0.png", 1)):
+        assert [image.shape for image in _calibration(given, None)] == [(32, 40, 3)] * count
+
+
+def test_images_of_pairs_batches_and_datasets():
+    import tensorflow as tf
+
+    images = photos()[:3]
+    pairs = Pairs([(image, image[..., 0] * 0) for image in images])
+    stack = np.stack(images)
+    for given in (
+        pairs,
+        list(pairs),
+        batches(pairs, size=None, batch_size=2),
+        stack,
+        [stack[:2], images[2]],
+        tf.data.Dataset.from_tensor_slices((stack, stack[..., 0])),
+        tf.data.Dataset.from_tensor_slices((stack, stack[..., 0])).batch(2),
+    ):
+        np.testing.assert_array_equal(list(_calibration(given, None)), images)
+
+
+def test_calibration_images_in_0_to_1_are_warned_of():
+    with pytest.warns(UserWarning, match=r"look scaled to \[0, 1\]"):
+        list(_calibration([photos()[0] / 255], None))
+
+
 @pytest.mark.parametrize(
     "calibration, words",
     [
         ([], "must hold one or more images"),
-        ("nowhere", "must be a folder with images.*'nowhere', which has none"),
+        ([np.full((64, 64, 3), np.nan)], "Image 1 of `calibration` cannot be used.*NaN"),
+        ([np.full((64, 64, 3), 300.0)], "Image 1 of `calibration` cannot be used.*300"),
+        ([{"image": 1}], "Image 1 of `calibration` cannot be used.*dict"),
+        (np.zeros((64, 64, 3), "uint8"), r"several images.*an array of shape \(64, 64, 3\)"),
         (
             [np.zeros((64, 31, 3), "uint8")],
             "Image 1 of `calibration` must have 32 pixels or more.*64×31",
@@ -160,6 +197,12 @@ def test_a_folder_or_a_list_of_paths_and_arrays(tmp_path):
 def test_invalid_calibration_images_are_named(model, calibration, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         model.export(tmp_path / "model", "onnx", quantize="int8", calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_folder_that_is_not_there_is_named(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="'nowhere'"):
+        model.export(tmp_path / "model", "onnx", quantize="int8", calibration="nowhere")
     assert not list(tmp_path.iterdir())
 
 

@@ -68,3 +68,22 @@ def test_comparison_needs_an_entry_for_each_title():
         comparison([], ["road"], [GREEN])
     two = comparison([(image, image[..., 0])], ["road"], [GREEN], titles=("image", "labels"))
     assert two.width < 900
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"width": 0}, "`width` must be an integer of 1 or more.*0"),
+        ({"width": 99.5}, "`width` must be"),
+        ({"palette": [(0.0, 1.0, 0.0)]}, r"scaled to \[0, 1\]"),
+        ({"palette": [GREEN, BLUE]}, "each of the 1 classes.*2 colours"),
+        ({"ignore_index": 7}, "classes 0 to 0, or 7 .ignored.*255"),
+    ],
+)
+def test_invalid_arguments_of_a_comparison_are_named(options, words):
+    image, truth = np.zeros((30, 40, 3), "uint8"), np.zeros((30, 40), "uint8")
+    truth[0] = 255
+    usual = {"labels": ["road"], "palette": [GREEN], "width": 100}
+    with pytest.raises(ValueError, match=words):
+        comparison([(image, truth, truth)], **{**usual, **options})
+    assert comparison([(image.astype("float32"), truth, truth)], **usual).mode == "RGB"

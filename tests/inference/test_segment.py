@@ -272,6 +272,83 @@ def test_a_list_gives_a_list_in_order_and_batches_change_nothing():
     assert segment(model, []) == []
 
 
+def test_any_iterable_of_images_is_like_a_list():
+    images = [image(), image(70, 50)]
+    expected = [result.label_map for result in segment(FakeNet(), images)]
+    for given in (
+        tuple(images),
+        iter(images),
+        (one for one in images),
+        dict(enumerate(images)).values(),
+    ):
+        results = segment(FakeNet(), given)
+        assert isinstance(results, list) and len(results) == 2
+        for result, label_map in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(result.label_map, label_map)
+    assert segment(FakeNet(), iter(())) == []
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"a": np.zeros((64, 64, 3), "uint8")}, "must be a path, a PIL image or an array.*dict"),
+        ([(image(), image()[..., 0])], r"tuple \(number 0 of the list\).*for image, _ in pairs"),
+        ([image(), [image()]], r"list \(number 1 of the list\)"),
+        ([image(), np.full((64, 64, 3), np.nan)], "Number 1 of the list: .*NaN"),
+        ([image(), np.full((64, 64, 3), 300)], "Number 1 of the list: .*300"),
+        ([image(), np.stack([image(), image()])], r"Number 1 of the list: .*\(2, 61, 97, 3\)"),
+        (None, "must be a path, a PIL image, or an array"),
+        (np.zeros((64, 64, 3), bool), "bool"),
+        (image()[..., 0] + 200.5, "from 208.*[0, 255]"),
+    ],
+)
+def test_what_is_no_image_is_named(given, words):
+    with pytest.raises(ValueError, match=words):
+        segment(FakeNet(), given)
+
+
+def test_grey_alpha_and_wide_values_are_read_as_read_image_does(tmp_path):
+    grey = image()[..., 0]
+    expected = segment(FakeNet(), np.stack([grey] * 3, -1)).label_map
+    opaque = np.dstack([image(), np.full(grey.shape, 9, "uint8")])
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype("uint16") * 257).save(tmp_path / "wide.png")
+    for given in (grey, grey[..., None], Image.fromarray(grey), grey.astype("float64")):
+        np.testing.assert_array_equal(segment(FakeNet(), given).label_map, expected)
+    for name in ("grey.png", "wide.png"):
+        np.testing.assert_array_equal(segment(FakeNet(), tmp_path / name).label_map, expected)
+    for given in (opaque, Image.fromarray(opaque), opaque.astype("float32")):
+        np.testing.assert_array_equal(
+            segment(FakeNet(), given).label_map, segment(FakeNet(), image()).label_map
+        )
+    with pytest.warns(UserWarning, match=r"\[0, 1\]"):
+        segment(FakeNet(), grey / 255)
+
+
+def test_a_window_that_is_larger_than_the_image_sees_all_of_it():
+    model = FakeNet()
+    result = segment(model, image(), window=(512, 64))
+    assert {seen.shape for seen in model.seen} == {(1, 61, 64, 3)}
+    model = FakeNet()
+    result = segment(model, image(), window=512, stride=512)
+    assert [seen.shape for seen in model.seen] == [(1, 61, 97, 3)]
+    np.testing.assert_array_equal(result.label_map, segment(FakeNet(), image()).label_map)
+
+
+def test_numbers_of_numpy_are_numbers():
+    expected = segment(FakeNet(), image(), resize=(200, 80), window=64, flip=True, batch_size=2)
+    found = segment(
+        FakeNet(),
+        image(),
+        resize=np.array([200, 80]),
+        window=np.int64(64),
+        ratios=np.array([1.0], "float32"),
+        flip=np.bool_(True),
+        batch_size=np.int32(2),
+    )
+    np.testing.assert_array_equal(found.label_map, expected.label_map)
+
+
 def test_path_pil_image_uint8_and_float_give_the_same(tmp_path):
     Image.fromarray(image()).save(tmp_path / "a.png")
     expected = segment(FakeNet(), image()).label_map
@@ -312,11 +389,40 @@ def test_labels_and_palette_are_the_models_or_default():
         ({"resize": (200, 80), "ratios": (0.75, 1.5)}, "no effect.*mmsegmentation-0.x"),
         ({"protocol": "mmseg"}, "protocol.*pytorch-encoding"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": True}, "batch_size.*True"),
+        ({"batch_size": 1.0}, "batch_size.*1.0"),
+        ({"flip": "no"}, "`flip` must be True or False.*'no'"),
+        ({"flip": 1}, "`flip` must be True or False"),
+        ({"ratios": "1.0"}, "ratios.*'1.0'"),
+        ({"ratios": ("0.5",)}, "ratios"),
+        ({"ratios": True}, "ratios.*True"),
+        ({"ratios": None}, "ratios.*None"),
+        ({"ratios": (math.nan,)}, "ratios.*nan"),
+        ({"resize": 0}, "resize.*0"),
+        ({"resize": "512"}, "resize.*'512'"),
+        ({"resize": (512.0, 256.0)}, "resize"),
+        ({"resize": {512: 256}}, "resize"),
+        ({"window": -64}, "window.*-64"),
+        ({"stride": 0}, "needs a `window`"),
+        ({"window": 64, "stride": 0}, "`stride` must be.*0"),
+        ({"window": 64, "stride": False}, "`stride` must be.*False"),
+        ({"window": (64, 48), "stride": (48, 64)}, "larger than `window`"),
+        ({"protocol": ["mmsegmentation"]}, "protocol"),
     ],
 )
 def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         segment(FakeNet(), image(), **arguments)
+
+
+def test_an_unknown_argument_is_an_error():
+    with pytest.raises(TypeError, match="scales"):
+        segment(FakeNet(), image(), scales=(1, 2))
+
+
+def test_an_evaluation_that_is_no_dict_is_named():
+    with pytest.raises(ValueError, match="`evaluation` must be a dict.*512"):
+        segment(FakeNet(evaluation=[2048, 512]), image())
 
 
 def test_unknown_key_of_evaluation_is_named():

@@ -1,4 +1,6 @@
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +75,48 @@ def test_a_failed_save_keeps_the_old_file_and_nothing_else(tmp_path, monkeypatch
     assert path.read_bytes() == before
 
 
+def test_threads_that_save_to_one_path_leave_one_complete_file(tmp_path):
+    path, count = tmp_path / "x.png", 8
+    start = threading.Barrier(count)
+    one_class = [np.full((100, 100), i, "uint8") for i in range(count)]
+
+    def save(label_map):
+        result = Segmentation(np.zeros((100, 100, 3), "uint8"), label_map, list("abcdefgh"))
+        start.wait()
+        for _ in range(20):
+            result.save(path)
+            with Image.open(path) as picture:
+                found = np.asarray(picture)
+            assert found.shape == (100, 100) and len(np.unique(found)) == 1
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(save, one_class))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_present_classes_are_named_most_likely_first():
+    image, label_map = np.zeros((40, 40, 3), "uint8"), np.zeros((40, 40), "uint8")
+    presence = [0.25, 0.5, 0.875, 1.0]
+    result = Segmentation(image, label_map, LABELS, PALETTE, presence)
+    assert list(result.present().items()) == [("tree", 1.0), ("car", 0.875), ("road", 0.5)]
+    assert list(result.present(0)) == ["tree", "car", "road", "sky"]
+    assert result.present(threshold=1) == {"tree": 1.0}
+    assert all(type(value) is float for value in result.present().values())
+    # Of classes with one name, the more likely one.
+    twice = Segmentation(image, label_map, ["sky", "road", "sky", "tree"], PALETTE, presence)
+    assert twice.present() == {"tree": 1.0, "sky": 0.875, "road": 0.5}
+
+
+def test_present_needs_presence_and_a_probability():
+    result = example()
+    for threshold in (-0.1, 50, float("nan")):
+        with pytest.raises(ValueError, match=f"`threshold` .*from 0 to 1.*{threshold}"):
+            result.present(threshold)
+    result.presence = None
+    with pytest.raises(ValueError, match=r"SE head.*presence=None.*areas\(\)"):
+        result.present()
+
+
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.png.*x\.jpg.*overlay\(\)\.save"):
         example().save(tmp_path / "x.jpg")
@@ -104,3 +148,21 @@ def test_mismatched_parts_are_named():
         Segmentation(image, np.zeros((50, 40), "uint8"), LABELS)
     with pytest.raises(ValueError, match=r"palette.*\(4, 3\).*\(3, 3\)"):
         Segmentation(image, np.zeros((40, 50), "uint8"), LABELS, PALETTE[:3])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"image": np.zeros((40, 50, 3), "float32")}, "`image` must be uint8.*float32"),
+        ({"image": np.zeros((40, 50), "uint8")}, "`image` must be uint8 RGB"),
+        ({"label_map": np.zeros((40, 50), "float32")}, "integers from 0 to 3.*float32"),
+        ({"label_map": np.full((40, 50), 4, "uint8")}, "integers from 0 to 3.*from 4 to 4"),
+        ({"label_map": np.full((40, 50), -1)}, "integers from 0 to 3.*from -1"),
+        ({"presence": [0.5, 0.5]}, r"`presence` must have shape \(4,\).*\(2,\)"),
+        ({"palette": np.array(PALETTE) / 255}, r"\[0, 255\].*scaled to \[0, 1\]"),
+    ],
+)
+def test_invalid_parts_are_named(arguments, words):
+    usual = {"image": np.zeros((40, 50, 3), "uint8"), "label_map": np.zeros((40, 50), "uint8")}
+    with pytest.raises(ValueError, match=words):
+        Segmentation(**{**usual, "labels": LABELS, **arguments})

@@ -1,0 +1,120 @@
+import logging
+
+import keras
+import numpy as np
+import pytest
+from fake_net import FakeNet, image
+
+from keras_encnet import EncNet
+from keras_encnet.data import Pairs
+from keras_encnet.inference import evaluate, score, segment
+
+
+class Labels(FakeNet):
+    """A network with class names and `segment`."""
+
+    ignore_index = 255
+
+    def segment(self, image, **options):
+        return segment(self, image, **options)
+
+
+def examples():
+    """Three pairs; the masks are the model's label maps, of which one pixel was changed."""
+    images = [image(), image(70, 50), image()[:, ::-1]]
+    masks = [result.label_map.copy() for result in segment(FakeNet(), images)]
+    masks[1][3, 4] = (masks[1][3, 4] + 1) % 5
+    return list(zip(images, masks, strict=True))
+
+
+def test_scores_follow_from_counts():
+    # By hand: class 0 has 2 hits of 3 true and 2 predicted pixels, class 1 has 1 of 1 and 2.
+    result = score([np.array([[0, 0, 1, 1]])], [np.array([[0, 0, 0, 1]])], num_classes=3)
+    np.testing.assert_allclose(result.iou, [2 / 3, 1 / 2, np.nan])
+    np.testing.assert_allclose(result.accuracy, [2 / 3, 1, np.nan])
+    assert result.pixel_accuracy == 0.75 and result.miou == pytest.approx(7 / 12)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, Pairs])
+def test_every_kind_of_pairs_is_scored_alike(kind):
+    pixels = sum(mask.size for _, mask in examples())
+    assert evaluate(Labels(), kind(examples())).pixel_accuracy == 1 - 1 / pixels
+
+
+def test_each_pair_is_read_once():
+    class Counting(Pairs):
+        reads = 0
+
+        def read(self, i):
+            self.reads += 1
+            return super().read(i)
+
+    pairs = Counting(examples())
+    evaluate(Labels(), pairs)
+    assert pairs.reads == 3
+
+
+def test_ignored_pixels_are_the_models():
+    model = Labels()
+    model.ignore_index = 11
+    pairs = examples()
+    pairs[1][1][3, 4] = 11
+    assert evaluate(model, pairs).pixel_accuracy == 1
+    pairs[1][1][3, 4] = 255
+    with pytest.raises(ValueError, match="0 to 4.*not 11 .ignored.*Received: 255. In pair 1"):
+        evaluate(model, pairs)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda mask: mask[:-1], r"same shape.*\(61, 97\).*\(60, 97\)"),
+        (lambda mask: mask.astype("float32"), "must be integers.*float32"),
+        (lambda mask: np.eye(5, dtype="uint8")[mask], r"same shape.*\(61, 97, 5\)"),
+        (lambda mask: mask.astype(int) - 1, "0 to 4.*Received: -1"),
+        (lambda mask: np.where(mask > 2, 250, mask).astype("uint8"), "0 to 4.*Received: 250"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(change, words):
+    (photo, mask), *others = examples()
+    pairs = Pairs([*others, (photo, change(mask))])
+    with pytest.raises(ValueError, match=f"{words}.*pair 2"):
+        evaluate(Labels(), pairs)
+
+
+@pytest.mark.parametrize("masks", [[], [np.full((4, 4), 255)]])
+def test_without_a_pixel_that_counts_there_is_no_score(masks):
+    with pytest.raises(ValueError, match="not ignored.*255.*Received: none"):
+        score([np.zeros((4, 4), int)] * len(masks), masks, num_classes=2)
+
+
+def test_predictions_that_are_no_classes_are_named():
+    with pytest.raises(ValueError, match="Predictions must be one of the 2 classes.*2. In number 0"):
+        score([np.array([[0, 2]])], [np.array([[0, 1]])], num_classes=2)
+    with pytest.raises(ValueError):
+        score([np.array([[0, 1]])] * 2, [np.array([[0, 1]])], num_classes=2)
+
+
+def test_options_of_segment_are_passed_on():
+    with pytest.raises(ValueError, match="`flip` must be"):
+        evaluate(Labels(), examples(), flip="no")
+    with pytest.raises(TypeError, match="scales"):
+        evaluate(Labels(), examples(), scales=2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's warnings")
+def test_images_of_many_sizes_are_evaluated_without_warnings(caplog, recwarn):
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 8, strides=8, padding="same")(pixels)
+    backbone = keras.Model(pixels, [features, features])
+    model = EncNet(backbone, 3, head_channels=8, num_codes=2)
+    sizes = [(32 + 8 * i, 40 + 4 * i) for i in range(12)]
+    pairs = [(np.zeros((*size, 3), "uint8"), np.zeros(size, "uint8")) for size in sizes]
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        evaluate(model, pairs)
+        model.segment([image for image, _ in pairs] * 2, batch_size=3)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records and not list(recwarn)
