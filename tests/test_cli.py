@@ -1,16 +1,24 @@
 """The command line, from files to files."""
 
+import inspect
+import os
+import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from golden.files import tiny_state, write_safetensors
-from keras_encnet import EncNet, __version__
+from keras_encnet import EncNet, __version__, cli, commands
 from keras_encnet.cli import main
+from keras_encnet.data.conventions import MIN_SIZE
 from keras_encnet.demo import scenes
+from keras_encnet.export.export import export_model
+from keras_encnet.export.formats import FORMATS
+from keras_encnet.training import SGD
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +31,27 @@ def files(tmp_path_factory):
         Image.fromarray(image).save(here / "images" / f"{i}.png")
         Image.fromarray(mask).save(here / "masks" / f"{i}.png")
     return here
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The directory of a small model that was not trained."""
+    directory = tmp_path_factory.mktemp("preset") / "model"
+    labels = scenes(1).labels
+    EncNet("resnet18", len(labels), labels=labels, width=0.125, head_channels=8).save_to_preset(
+        directory
+    )
+    return directory
+
+
+def usage_error(command, capsys):
+    """The message about wrong arguments, after the usage."""
+    with pytest.raises(SystemExit) as exit:
+        main(command.split() if isinstance(command, str) else command)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: keras-encnet ")
+    return error[error.index("error: ") :]
 
 
 def train(files, out, *more):
@@ -40,6 +69,14 @@ def test_train_segment_evaluate(files, tmp_path, capsys):
     # A finished run is not trained again; the model is written again.
     assert train(files, tmp_path / "run", "--optimizer adamw --balance") == 0
     assert len((tmp_path / "run" / "training" / "history.csv").read_text().splitlines()) == 3
+    # The same data in another place is the same data; other data is not.
+    moved = files.with_name("moved")
+    shutil.copytree(files, moved)
+    assert train(moved, tmp_path / "run", "--optimizer adamw --balance") == 0
+    (moved / "masks" / "0.png").unlink()
+    (moved / "images" / "0.png").unlink()
+    assert train(moved, tmp_path / "run", "--optimizer adamw --balance") == 1
+    assert "number of pairs: 6 then, 5 now" in capsys.readouterr().err
 
     model, photo = tmp_path / "run" / "model", files / "images" / "0.png"
     assert main(f"segment {photo} --model {model} --out {tmp_path}".split()) == 0
@@ -50,7 +87,8 @@ def test_train_segment_evaluate(files, tmp_path, capsys):
     capsys.readouterr()
     command = f"evaluate --images {files}/images --masks {files}/masks --model {model}"
     assert main(command.split()) == 0
-    assert "all classes" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "all classes" in captured.out and captured.err == ""
 
 
 def test_a_training_run_does_not_resume_with_other_settings(files, tmp_path, capsys):
@@ -73,10 +111,10 @@ def test_convert_recognizes_a_release_by_its_file_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     "command,message",
     [
-        ("train --out x", "--images and --masks"),
-        ("train --images i --masks m --out x", "i"),
-        ("train --images i --masks m --val-images v --out x", "--val-images and --val-masks"),
+        ("train --images i --masks m --num-classes 2 --out x", "Received: 'i'"),
         ("segment photo.jpg --model nowhere", "Unknown preset 'nowhere'"),
+        ("convert nowhere x", "keras-encnet convert: nowhere: No such file"),
+        ("segment photo.jpg --model nowhere", "`keras-encnet presets` lists"),
     ],
 )
 def test_errors_name_what_is_missing(command, message, capsys, tmp_path, monkeypatch):
@@ -86,11 +124,218 @@ def test_errors_name_what_is_missing(command, message, capsys, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_the_number_of_classes_is_required(files, tmp_path, capsys):
-    command = f"train --images {files}/images --masks {files}/masks --out {tmp_path / 'run'}"
-    assert main(command.split()) == 1
-    assert "--labels or --num-classes" in capsys.readouterr().err
+TRAIN = "train --images i --masks m --labels a,b --out x"
+
+
+@pytest.mark.parametrize(
+    "command,message",
+    [
+        ("train --out x", "--images and --masks are required"),
+        ("train --images i --out x", "--images and --masks are required"),
+        ("evaluate --masks m --model x", "--images and --masks are required"),
+        ("train --images i --masks m --out x", "--labels or --num-classes is required"),
+        (f"{TRAIN} --val-images v", "--val-images and --val-masks must be given together"),
+        (f"{TRAIN} --val-masks v", "--val-images and --val-masks must be given together"),
+        ("train --camvid c --images i --out x", "--camvid already says what --images would"),
+        ("train --camvid c --labels a,b --out x", "--camvid already says what --labels would"),
+        ("evaluate --camvid c --label-map 1:0 --model x", "--camvid already says what --label-map"),
+        ("train --camvid . --val-masks v --out x", "--camvid already says what --val-masks would"),
+        ("train --camvid . --num-classes 9 --out x", "--camvid already says what --num-classes"),
+        (f"{TRAIN} --num-classes 3", "--labels must be 3 names if --num-classes is 3. Received: 2"),
+        (f"{TRAIN} --label-map 1:0 2:1 --label-map 1:2", "must rename each value once. Received: 1"),
+        (f"{TRAIN} --label-map", "--label-map: expected at least one argument"),
+        (f"{TRAIN} --label-map 255", "--label-map: must be FROM:TO, two integers from 0 up"),
+        (f"{TRAIN} --label-map=-1:0", "Received: '-1:0'"),
+        (f"{TRAIN} --labels a,,b", "--labels: must be names separated by commas"),
+        (f"{TRAIN} --preset p --width 0.5", "--preset already says what --width would"),
+        (
+            f"{TRAIN} --preset p --backbone resnet50 --laterals",
+            "--preset already says what --backbone and --laterals would",
+        ),
+        (f"{TRAIN} --epochs 0", "--epochs: must be an integer from 1 up. Received: '0'"),
+        (f"{TRAIN} --epochs 1.5", "--epochs: must be an integer from 1 up. Received: '1.5'"),
+        (f"{TRAIN} --batch-size -1", "--batch-size: must be an integer from 1 up. Received: '-1'"),
+        (f"{TRAIN} --learning-rate 0", "--learning-rate: must be a number above 0. Received: '0'"),
+        (f"{TRAIN} --learning-rate nan", "--learning-rate: must be a number above 0"),
+        (f"{TRAIN} --width -1", "--width: must be a number above 0. Received: '-1'"),
+        (f"{TRAIN} --validate-every 0", "--validate-every: must be an integer from 1 up"),
+        (f"{TRAIN} --num-classes 0", "--num-classes: must be an integer from 1 up"),
+        (f"{TRAIN} --head-channels 0", "--head-channels: must be an integer from 1 up"),
+        (f"{TRAIN} --size 31 64", "--size: must be an integer from 32 up. Received: '31'"),
+        (f"{TRAIN} --seed -1", "--seed: must be an integer from 0 to 4294967295. Received: '-1'"),
+        ("demo --seed 4294967296", "--seed: must be an integer from 0 to 4294967295"),
+        ("export m p --image-size 16 64", "--image-size: must be an integer from 32 up"),
+        ("export m p --dtype int8", "--dtype: invalid choice: 'int8'"),
+        ("train --camvid c --out x", "--camvid must be a directory. Received: 'c'"),
+        ("export m p --quantize int8", "--quantize needs --calibration"),
+        ("export m p --calibration c", "--calibration is only of use with --quantize int8"),
+        ("export m p --format onnx --version 1", "--version is only for --format tf_saved_model"),
+        ("nonsense", "invalid choice: 'nonsense'"),
+    ],
+)
+def test_wrong_arguments_are_named_below_the_usage(command, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in usage_error(command, capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [TRAIN.replace("x", "{}"), "demo --out {}", "segment p --model m --out {}", "convert c {}"],
+)
+def test_a_place_that_cannot_be_written_is_refused_at_once(command, capsys, tmp_path, monkeypatch):
+    (tmp_path / "taken").touch()
+    message = usage_error(command.format(tmp_path / "taken"), capsys)
+    assert f"must be a directory. Received: '{tmp_path / 'taken'}', a file" in message
+    message = usage_error(command.format(tmp_path / "taken" / "run"), capsys)
+    assert f"where {tmp_path / 'taken'} is a file" in message
+    # The administrator may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    message = usage_error(command.format(tmp_path / "new" / "run"), capsys)
+    assert f"where {tmp_path} is not" in message
+
+
+def test_the_tables_of_choices_are_those_of_the_package():
+    options = {names[0]: options for names, options in cli.COMMANDS["export"][2]}
+    assert all(name in options["--format"]["help"] for name in FORMATS)
+    defaults = inspect.signature(export_model).parameters
+    assert options["--outputs"]["default"] == defaults["outputs"].default
+    assert cli.MIN_SIDE == MIN_SIZE
+    assert set(cli.COMMANDS) <= set(vars(commands))
+
+
+# === Training ===
+
+
+def test_the_seed_decides_the_weights():
+    models = []
+    for seed in (1, 1, 2):
+        arguments = cli._parser().parse_args(
+            [*f"{TRAIN} --backbone resnet18".split(), "--seed", f"{seed}"]
+        )
+        arguments.width, arguments.head_channels = 0.125, 8
+        pairs = scenes(1, size=(64, 80))
+        models.append(commands._compiled_model(arguments, pairs, len(pairs.labels), 10).get_weights())
+    for a, b in zip(models[0], models[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != c) for a, c in zip(models[0], models[2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "options,optimizer,rate",
+    [
+        ("", keras.optimizers.AdamW, 1e-3),
+        ("--backbone-weights imagenet", SGD, 0.01),
+        ("--preset ade20k_r50", SGD, 0.01),
+        ("--preset ade20k_r50 --optimizer adamw --learning-rate 3e-4", keras.optimizers.AdamW, 3e-4),
+        ("--optimizer sgd", SGD, 0.01),
+    ],
+)
+def test_the_optimizer_fits_the_weights_that_training_starts_from(options, optimizer, rate):
+    arguments = cli._parser().parse_args(f"{TRAIN} {options}".split())
+    made = commands._optimizer(arguments, steps=10)
+    assert type(made) is optimizer
+    schedule = keras.optimizers.schedules.deserialize(made.get_config()["learning_rate"])
+    assert (schedule.initial, schedule.steps) == (rate, 10)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_ctrl_c_promises_to_resume_only_from_a_checkpoint(saved, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    if saved:
+        (tmp_path / "training").mkdir()
+        (tmp_path / "training" / "step-00000003.keras").touch()
+    for command in (TRAIN.replace("x", str(tmp_path)), f"demo --out {tmp_path}", "presets"):
+        name = command.split()[0]
+        monkeypatch.setattr(commands, name, interrupted)
+        assert main(command.split()) == 130
+        error = capsys.readouterr().err
+        assert "Stopped." in error
+        assert ("Run the same command again to resume" in error) == (saved and name != "presets")
+
+
+# === Photographs ===
+
+
+def test_photographs_of_one_name_are_all_kept(files, model, tmp_path, capsys):
+    for name in ("a/photo.png", "b/photo.png", "b/photo.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(files / "images" / "0.png").save(tmp_path / name)
+
+    def results(out, *photos):
+        photos = [str(tmp_path / photo) for photo in photos]
+        assert main(["segment", *photos, "--model", str(model), "--out", str(tmp_path / out)]) == 0
+        found = (tmp_path / out).rglob("*_labels.png")
+        return sorted(path.relative_to(tmp_path / out).as_posix() for path in found)
+
+    assert results("1", "a/photo.png", "b/photo.png") == ["a/photo_labels.png", "b/photo_labels.png"]
+    assert results("2", "b/photo.png", "b") == ["photo.jpg_labels.png", "photo.png_labels.png"]
+    assert results("3", "a/photo.png", "a/../a/photo.png") == ["photo_labels.png"]
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_patterns_and_broken_files_are_segmented(files, model, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
+    Image.new("RGB", (20, 20)).save(tmp_path / "photos" / "small.png")
+    command = f"segment nowhere.jpg {tmp_path}/photos {files}/images/[01].png {files}/images/2.png"
+    assert main([*command.split(), "--model", str(model), "--out", str(tmp_path / "out")]) == 1
+    assert len(list((tmp_path / "out").glob("*_labels.png"))) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 6
+    captured = capsys.readouterr()
+    assert "in the scene, as the SE head estimates: " in captured.out
+    error = captured.err.splitlines()
+    assert error[0] == "keras-encnet segment: 3 of the images could not be segmented:"
+    for name, line in zip(("nowhere.jpg", "broken.jpg", "small.png"), error[1:], strict=True):
+        assert name in line
+
+
+# === Words ===
+
+
+def test_messages_name_options_instead_of_arguments(files, model, tmp_path, capsys):
+    command = (
+        f"export {model} {tmp_path}/m --format openvino --quantize int8 --calibration {files}/images"
+    )
+    assert main(command.split()) == 1
+    error = capsys.readouterr().err
+    assert "keras-encnet export: --quantize must be 'int8', with the format 'onnx'" in error
+
+
+def test_warnings_are_one_line(files, tmp_path, capsys):
+    """A class without examples, in `evaluate`'s masks."""
+    (tmp_path / "masks").mkdir()
+    for i in range(6):
+        Image.new("L", (80, 64), color=1).save(tmp_path / "masks" / f"{i}.png")
+    command = (
+        f"train --images {files}/images --masks {tmp_path}/masks --num-classes 2 --out {tmp_path}/run"
+    )
+    assert main([*command.split(), "--backbone", "resnet5"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("keras-encnet train: warning: No mask has this class: 0.")
+    assert lines[1].startswith("keras-encnet train: ") and len(lines) == 2
+
+
+def test_validation_images_are_named_as_such(files, tmp_path, capsys):
+    command = (
+        f"train --images {files}/images --masks {files}/masks --num-classes 9 --out {tmp_path}/run"
+    )
+    assert main([*command.split(), "--val-images", "nowhere", "--val-masks", f"{files}/masks"]) == 1
+    assert "keras-encnet train: --val-images must be a directory" in capsys.readouterr().err
+
+
+def test_names_of_classes_must_be_the_model_s(files, model, capsys):
+    labels = ",".join(reversed(scenes(1).labels))
+    command = (
+        f"evaluate --images {files}/images --masks {files}/masks --model {model} --labels {labels}"
+    )
+    assert main(command.split()) == 1
+    assert "in the same order. Received: person, sign" in capsys.readouterr().err
+
+
+# === The process ===
 
 
 def test_presets_are_listed(capsys):
@@ -102,6 +347,42 @@ def test_python_m_prints_the_version():
     command = [sys.executable, "-m", "keras_encnet", "--version"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"keras-encnet {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments,status", [("--help", 0), ("train --help", 0), ("train", 2)])
+def test_arguments_are_read_without_keras(arguments, status):
+    command = [sys.executable, "-X", "importtime", "-m", "keras_encnet", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == status
+    imported = {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.count("|") == 2}
+    assert "keras_encnet.cli" in imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch", "numpy"}
+
+
+def test_the_command_is_quiet(files, model, tmp_path):
+    """Segments images of many sizes, for each of which TensorFlow makes a graph."""
+    for i in range(7):
+        Image.new("RGB", (64 + 16 * i, 64)).save(tmp_path / f"{i}.png")
+    environment = {name: value for name, value in os.environ.items() if name != cli.TF_LOG_LEVEL}
+    command = f"-m keras_encnet segment {tmp_path} --model {model} --out {tmp_path}/out"
+    done = subprocess.run(
+        [sys.executable, *command.split()], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / "out").iterdir())) == 14
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes that can be closed")
+def test_a_reader_that_stops_reading_makes_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_encnet", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read().count("Traceback") == 0
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize("command", ["", "train", "segment", "evaluate", "convert", "export", "demo"])

@@ -29,6 +29,26 @@ def test_public_names_exist():
         assert set(module.__all__) <= set(dir(module))
 
 
+@pytest.mark.parametrize(
+    "command,program,is_command",
+    [
+        ("keras-encnet --help", "/env/bin/keras-encnet", True),
+        ("python -m keras_encnet --help", "-m", True),
+        ("python -u -m keras_encnet.cli", "-m", True),
+        ("python -m keras_encnet.export.child", "-m", False),
+        ("python -m notebook", "-m", False),
+        ("python train.py", "train.py", False),
+        ("python", "", False),
+    ],
+)
+def test_only_the_command_puts_the_import_of_keras_off(monkeypatch, command, program, is_command):
+    """A program that imports the package may call `keras.saving.load_model` at once."""
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr(sys, "orig_argv", command.split())
+    assert keras_encnet._is_command() == is_command
+    assert keras.saving.get_registered_object("keras_encnet>EncNet") is keras_encnet.EncNet
+
+
 def find_circles(directory):
     """Runs `imports.py`; returns its exit status and the circles it prints."""
     command = [sys.executable, str(TESTS / "imports.py"), str(directory)]
@@ -101,12 +121,13 @@ def test_rooms_import_only_what_they_may():
 
     assert importers("keras_encnet") <= {"cli"}
     assert importers("cli") == {"__main__"}
+    assert importers("commands") == {"cli"}
     assert not rooms("layers")
     assert rooms("data") <= {"files"}
-    assert rooms("training") <= {"data", "files"}
+    assert rooms("training") <= {"data", "files", "version"}
     assert rooms("inference") <= {"data", "files", "layers"}
-    assert rooms("convert") <= {"data", "layers", "models"}
-    assert rooms("presets") <= {"convert", "data", "files", "layers", "version"}
+    assert rooms("convert") <= {"data", "inference", "layers", "models"}
+    assert rooms("presets") <= {"convert", "data", "files", "inference", "layers", "version"}
 
 
 def test_no_module_is_hidden_by_a_function_of_its_name():

@@ -1,12 +1,16 @@
 """Training runs that are interrupted and resumed."""
 
 import csv
+import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -15,6 +19,7 @@ from PIL import Image
 
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs, batches
+from keras_encnet.files import locked
 from keras_encnet.training import SGD, Checkpoint, PolynomialDecay, train
 from keras_encnet.training.run import History
 from training.tiny import tiny
@@ -32,19 +37,25 @@ PAIRS = Pairs(
 STEPS = 3  # per epoch
 
 
-def make_model():
-    model = tiny()
-    model.compile(SGD(PolynomialDecay(0.05, steps=2 * STEPS)))
+def make_model(epochs=2, frozen=False, **options):
+    model = tiny(dropout=0.5)
+    model.backbone.trainable = not frozen
+    # Compiling takes longer than these few steps.
+    options = {"run_eagerly": True, **options}
+    model.compile(SGD(PolynomialDecay(0.05, steps=epochs * STEPS)), **options)
     return model
 
 
-def run(directory, make=make_model, epochs=2, **options):
-    data = batches(PAIRS, size=(32, 48), batch_size=2, augment=True, seed=0)
-    assert data.steps_per_epoch == STEPS
+def run(directory, make=make_model, epochs=2, pairs=PAIRS, **options):
+    data = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0)
     settings = {"epochs": epochs, "size": (32, 48)}
-    return train(
-        make, data, directory=directory, epochs=epochs, settings=settings, verbose=0, **options
-    )
+    options = {"verbose": 0, **options}
+    return train(make, data, directory=directory, epochs=epochs, settings=settings, **options)
+
+
+def same_weights(model, weights, **tolerance):
+    for a, b in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, **{"rtol": 1e-4, "atol": 1e-5, **tolerance})
 
 
 def stop_after(step):
@@ -65,19 +76,21 @@ def no_model():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    expected = run(tmp_path / "uninterrupted").get_weights()
+    def make():
+        return make_model(run_eagerly=False)
+
+    expected = run(tmp_path / "uninterrupted", make).get_weights()
 
     # First in the middle of epoch 1; then, after the rest of it, in the first step of epoch 2.
     stopped = tmp_path / "stopped"
-    for make, stop, saved in ((make_model, 3, 2), (no_model, 2, 3)):
+    for start, stop, saved in ((make, 3, 2), (no_model, 2, 3)):
         with pytest.raises(KeyboardInterrupt):
-            run(stopped, make, every=0, callbacks=[stop_after(stop)])
+            run(stopped, start, every=0, callbacks=[stop_after(stop)])
         assert Checkpoint.newest(stopped)[1] == saved
-        assert len(list(stopped.glob("*.keras"))) == 1
+        assert len(list(stopped.glob("*.keras"))) == 2
     model = run(stopped, no_model)
     assert Checkpoint.newest(stopped)[1] == int(model.optimizer.iterations) == 2 * STEPS
-    for a, b in zip(expected, model.get_weights(), strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+    same_weights(model, expected)
     with (stopped / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -86,6 +99,175 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     # A finished run is only loaded.
     again = run(stopped, no_model, callbacks=[stop_after(1)])
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The directory of a complete run with the checkpoints of all its steps, and its weights."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_encnet.training.checkpoint.KEPT", 2 * STEPS)
+        model = run(directory, every=0)
+    return directory, model.get_weights()
+
+
+@pytest.fixture
+def stopped_at(uninterrupted, tmp_path):
+    """A function that makes a run's directory as it is after a certain step."""
+
+    def make(step):
+        directory = tmp_path / f"run{step}"
+        directory.mkdir()
+        for name in ("settings.json", f"step-{step - 1:08d}.keras", f"step-{step:08d}.keras"):
+            shutil.copy(uninterrupted[0] / name, directory)
+        return directory
+
+    return make
+
+
+def test_a_frozen_backbone_stays_frozen_when_training_resumes(tmp_path):
+    def make():
+        return make_model(frozen=True)
+
+    backbone = make().backbone.get_weights()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make, every=0, callbacks=[stop_after(3)])
+    model = keras.saving.load_model(Checkpoint.newest(tmp_path)[0])
+    # The step, and a velocity for each weight of the heads, none of them lost.
+    velocities = model.optimizer.variables[1:]
+    assert len(velocities) == len(model.trainable_weights) < len(model.weights)
+    assert sum(np.any(keras.ops.convert_to_numpy(v)) for v in velocities) > len(velocities) / 2
+    model = run(tmp_path, no_model)
+    assert not model.backbone.trainable
+    for before, after in zip(backbone, model.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs single steps only")
+def test_several_steps_in_one_call_are_counted(tmp_path):
+    def make():
+        return make_model(steps_per_execution=2)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make, every=0, callbacks=[stop_after(2)])
+    path, step = Checkpoint.newest(tmp_path)
+    assert step == int(keras.saving.load_model(path).optimizer.iterations) == 2
+    model = run(tmp_path, no_model)
+    assert Checkpoint.newest(tmp_path)[1] == int(model.optimizer.iterations) == 2 * STEPS
+
+
+def test_progress_counts_all_epochs_after_resuming(stopped_at, capsys):
+    run(stopped_at(2), no_model, verbose=2)
+    output = capsys.readouterr().out
+    assert "Epoch 1/2" in output and "Epoch 2/2" in output and "Epoch 1/1" not in output
+
+
+def test_a_callback_can_end_training(stopped_at, tmp_path):
+    class End(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    for directory in (tmp_path, stopped_at(2)):
+        run(directory, callbacks=[End()])
+        assert Checkpoint.newest(directory)[1] == STEPS
+
+
+# === More epochs, other settings, other data ===
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_run_can_be_given_more_epochs(stopped_at, step):
+    directory = stopped_at(step)
+    path, _ = Checkpoint.newest(directory)
+    saved = keras.saving.load_model(path)
+    rates = []
+
+    def note_rate(batch, logs):
+        rates.append(float(note.model.optimizer.learning_rate))
+
+    note = keras.callbacks.LambdaCallback(on_train_batch_begin=note_rate)
+    with pytest.warns(UserWarning, match="started for 2 epochs and now has 3"):
+        with pytest.raises(KeyboardInterrupt):
+            run(directory, lambda: make_model(3), epochs=3, callbacks=[note, stop_after(1)])
+    # "poly" with power 0.9, from 0.05 down to 1e-4.
+    poly = [(0.05 - 1e-4) * (1 - i / (3 * STEPS)) ** 0.9 + 1e-4 for i in range(3 * STEPS)]
+    np.testing.assert_allclose(rates, poly[step : step + 1], rtol=1e-5)
+    # The state did not change, and the schedule was saved before the first step.
+    again = keras.saving.load_model(path)
+    same_weights(again, saved.get_weights(), rtol=0, atol=0)
+    for a, b in zip(saved.optimizer.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (a, b)))
+
+    rates.clear()
+    run(directory, no_model, epochs=3, callbacks=[note])
+    np.testing.assert_allclose(rates, poly[step:], rtol=1e-5)
+    assert Checkpoint.newest(directory)[1] == 3 * STEPS
+
+
+def test_other_data_is_refused(stopped_at):
+    directory = stopped_at(6)
+    with pytest.raises(ValueError, match="number of pairs: 6 then, 5 now"):
+        run(directory, no_model, pairs=PAIRS[:5])
+    images, masks = zip(*PAIRS, strict=True)
+    masks = [mask.copy() for mask in masks]
+    # The same masks in other objects, as after the files have moved.
+    run(directory, no_model, pairs=Pairs(list(zip(images, masks, strict=True))))
+    masks[5][0, 0] = (masks[5][0, 0] + 1) % 3
+    for pairs in (list(zip(images, masks, strict=True)), [PAIRS[i] for i in (1, 0, 2, 3, 4, 5)]):
+        with pytest.raises(ValueError, match="checksum of masks"):
+            run(directory, no_model, pairs=Pairs(pairs))
+
+
+def test_another_backend_or_version_is_warned_of(stopped_at):
+    directory = stopped_at(6)
+    file = directory / "settings.json"
+    settings = json.loads(file.read_text())
+    now = settings["backend"]
+    file.write_text(json.dumps({**settings, "backend": "numpy", "version of Keras": "3.0.0"}))
+    with pytest.warns(UserWarning, match=f"backend: 'numpy' then, '{now}' now; version of Keras"):
+        run(directory, no_model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(directory, no_model)
+
+
+def test_settings_of_a_run_without_a_checkpoint_do_not_bind(tmp_path):
+    def out_of_memory(batch, logs):
+        raise MemoryError
+
+    fails = keras.callbacks.LambdaCallback(on_train_batch_end=out_of_memory)
+    with pytest.raises(MemoryError):
+        run(tmp_path, callbacks=[fails])
+    # Any other settings may follow.
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"data": batches(PAIRS, size=(32, 48), batch_size=2)}, "without augment=True"),
+        ({"data": PAIRS}, "`data` must be .*batches"),
+        ({"epochs": 0}, "`epochs` must be a positive integer. Received: 0"),
+        ({"every": -1}, "`every` must be 0 seconds or more. Received: -1"),
+        (
+            {"validation_data": batches(PAIRS, size=(32, 48), batch_size=2, augment=True)},
+            "`validation_data` must not be augmented",
+        ),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(tmp_path, options, message):
+    data = batches(PAIRS, size=(32, 48), batch_size=2, augment=True)
+    usual = {"data": data, "directory": tmp_path, "epochs": 1, "settings": {}}
+    with pytest.raises(ValueError, match=message):
+        train(make_model, **{**usual, **options})
+
+
+def test_one_run_at_a_time_uses_a_directory(stopped_at):
+    directory = stopped_at(6)
+    with locked(directory, "training run"):
+        with pytest.raises(OSError, match=f"{directory} is in use by another training run"):
+            run(directory, no_model)
+    run(directory, no_model)
 
 
 def test_other_settings_are_refused(tmp_path):
@@ -104,6 +286,53 @@ def test_newest_ignores_unfinished_files(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "step-00000099.keras.tmp").touch()
     assert Checkpoint.newest(tmp_path) == (tmp_path / "step-00000012.keras", 12)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip(path):
+    """Changes a byte in the weights, about whose place Keras alone would not complain."""
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.getinfo("model.weights.h5")
+    data = bytearray(path.read_bytes())
+    data[weights.header_offset + weights.compress_size // 2] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip])
+def test_a_damaged_checkpoint_has_an_older_one_before_it(stopped_at, damage):
+    directory = stopped_at(3)
+    older, newest = sorted(directory.glob("*.keras"))
+    damage(newest)
+    message = f"{newest} is damaged .* and was removed.*step-00000002.keras"
+    with pytest.warns(UserWarning, match=message):
+        assert Checkpoint.newest_complete(directory) == (older, 2)
+    assert not newest.exists()
+    damage(older)
+    with pytest.raises(ValueError, match=f"Received: {older}, which is damaged .*start anew"):
+        run(directory, no_model)
+    assert older.exists()
+
+
+def test_a_run_with_a_damaged_checkpoint_ends_as_usual(stopped_at, uninterrupted):
+    directory = stopped_at(3)
+    truncate(directory / "step-00000003.keras")
+    with pytest.warns(UserWarning, match="step-00000003.keras is damaged"):
+        model = run(directory, no_model)
+    same_weights(model, uninterrupted[1])
+
+
+def test_leftovers_of_kills_are_removed(stopped_at):
+    directory = stopped_at(6)
+    for name in ("step-00000007.keras", "history.csv", "settings.json"):
+        leftover = directory / f".{name}-unfinished-abcd1234"
+        leftover.mkdir()
+        (leftover / ".owner").touch()
+        (leftover / name).touch()
+    run(directory, no_model)
+    assert not list(directory.glob(".*unfinished*"))
 
 
 def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path):
