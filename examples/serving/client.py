@@ -5,12 +5,16 @@ python client.py photo.jpg other.png --url http://localhost:8501 --model encnet
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+MAX_ANSWER = 1 << 28  # bytes: more than the label map of any image
+MAX_ERROR = 1000
 
 
 def label_png(image_bytes, url, model="encnet", timeout=60):
@@ -24,7 +28,7 @@ def label_png(image_bytes, url, model="encnet", timeout=60):
 
     Raises:
         ValueError: if the server could not read the image, or `url` is invalid.
-        OSError: if the server cannot be reached or refused the request.
+        OSError: if the server cannot be reached, refused the request, or answers something else.
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"the URL must begin with http:// or https://. Received: {url!r}")
@@ -37,18 +41,28 @@ def label_png(image_bytes, url, model="encnet", timeout=60):
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            (prediction,) = json.load(answer)["predictions"]
+            received = answer.read(MAX_ANSWER)
     except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
+        text = error.read(MAX_ERROR).decode(errors="replace")
         raise OSError(f"{url} refused the request. Received: {error.code}, {text}") from None
     except urllib.error.URLError as error:
         raise OSError(f"{url} cannot be reached: {error.reason}. Is the server running?") from None
-    if not prediction["ok"]:
+    except http.client.HTTPException as error:
+        raise OSError(f"{url} must be TensorFlow Serving. Received: no HTTP, {error!r}") from None
+    try:
+        (prediction,) = json.loads(received)["predictions"]
+        good, png = prediction["ok"], base64.b64decode(prediction["labels_bytes"]["b64"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise OSError(
+            f"{url} must answer with one prediction of an exported EncNet. Received: {received[:100]}. "
+            "Is it the right model, and was it exported with labels?"
+        ) from None
+    if not good:
         raise ValueError(
             "the image must be a complete JPEG or PNG file with sides of 32 pixels or more. "
             "Received: a file that the server could not read."
         )
-    return base64.b64decode(prediction["labels_bytes"]["b64"])
+    return png
 
 
 def main():

@@ -5,6 +5,7 @@ import colorsys
 import contextlib
 import json
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +23,7 @@ MODEL_SECONDS = Histogram("encnet_model_seconds", "Seconds of the model per batc
 # cannot be done by the second is refused, because sending the answer takes time too.
 PLANNED, LATEST = 0.7, 0.85
 BATCH_PIXELS = 1 << 21  # in one batch; its memory grows with them
-# Otherwise ONNX Runtime keeps the memory of a large image for the next one.
-RELEASE_MEMORY = onnxruntime.RunOptions()
-RELEASE_MEMORY.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+TRIAL = 600  # s after which an image that seems too large is tried, because the estimate may be wrong
 
 
 @dataclass(eq=False)
@@ -91,14 +90,27 @@ class Model:
                 f"Received shape: {self.palette.shape}. Export it again."
             )
 
-    def __call__(self, images):
+    def __call__(self, images, seconds=3600):
         """Runs `uint8` images `(n, height, width, 3)`; returns `labels` `(n, height, width)` and
-        `presence` `(n, classes)`, or `None` if the file has no such output."""
+        `presence` `(n, classes)`, or `None` if the file has no such output.
+
+        Raises:
+            Exception: ONNX Runtime's, of many types, also if the run takes more than `seconds`.
+        """
         count, batch = len(images), self.fixed[0] or len(images)
         if count < batch:
             images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
-        large = images[..., 0].size > BATCH_PIXELS
-        run = self.session.run(self.outputs, {"images": images}, RELEASE_MEMORY if large else None)
+        options = onnxruntime.RunOptions()
+        if images[..., 0].size > BATCH_PIXELS:
+            # Otherwise ONNX Runtime keeps the memory of a large image for the next one.
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        limit = threading.Timer(seconds, setattr, (options, "terminate", True))
+        limit.daemon = True
+        limit.start()
+        try:
+            run = self.session.run(self.outputs, {"images": images}, options)
+        finally:
+            limit.cancel()
         found = dict(zip(self.outputs, run, strict=True))
         presence = found.get("presence")
         return found["labels"][:count], None if presence is None else presence[:count]
@@ -135,15 +147,21 @@ class Queue:
         max_batch: largest number of images in a batch.
         max_wait: seconds that an image waits for others of its size while a worker is idle.
         max_latency: promised seconds from admission to answer, which are kept by refusing images.
+        timeout: seconds after which a run of the model is ended.
         max_images, max_pixels: limits on all admitted images together, because they take memory.
     """
 
-    def __init__(self, model, *, workers, max_batch, max_wait, max_latency, max_images, max_pixels):
+    def __init__(
+        self, model, *, workers, max_batch, max_wait, max_latency, timeout, max_images, max_pixels
+    ):
         self.model, self.workers = model, workers
         self.max_batch, self.max_wait, self.max_latency = max_batch, max_wait, max_latency
-        self.max_images, self.max_pixels = max_images, max_pixels
+        self.timeout, self.max_images, self.max_pixels = timeout, max_images, max_pixels
         self.admitted = []  # pixels of each image between its header and its answer
         self.waiting = []
+        self.running_since = set()  # when each batch that runs was begun
+        self.next_trial = -math.inf
+        self.tasks = []
         self.cost = Cost()
 
     def expected_wait(self, pixels=0):
@@ -154,9 +172,25 @@ class Queue:
         """Raises `HTTPException` (503) if an image of `pixels` could not be answered in time."""
         full = len(self.admitted) >= self.max_images or sum(self.admitted) + pixels > self.max_pixels
         late = self.expected_wait(pixels) > PLANNED * self.max_latency
-        # An idle worker takes any image, because the estimate may be wrong.
+        # An idle worker takes any image that alone is in time.
         if len(self.admitted) >= self.workers and (full or late):
             raise self.busy()
+        if pixels and self.cost(pixels) > self.max_latency:
+            if time.monotonic() < self.next_trial:
+                raise self.too_slow(pixels)
+            self.next_trial = time.monotonic() + TRIAL
+
+    def too_slow(self, pixels):
+        return HTTPException(
+            413,
+            f"The image must be small enough for the model to take at most {self.max_latency:g} s. "
+            f"Received: {pixels:,} pixels, for about {self.cost(pixels):.0f} s. Send a smaller one.",
+        )
+
+    def stuck(self):
+        """Whether nothing moves: a batch runs for longer than `timeout`, or a worker has ended."""
+        late = any(time.monotonic() - since > self.timeout for since in self.running_since.copy())
+        return late or any(task.done() for task in self.tasks)
 
     def busy(self):
         seconds = math.ceil(self.expected_wait())
@@ -195,9 +229,9 @@ class Queue:
         """Runs images while the context is open."""
         self.arrived = asyncio.Condition()
         with ThreadPoolExecutor(self.workers, "model") as pool:
-            tasks = [asyncio.create_task(self._work(pool)) for _ in range(self.workers)]
+            self.tasks = [asyncio.create_task(self._work(pool)) for _ in range(self.workers)]
             yield
-            for task in tasks:
+            for task in self.tasks:
                 task.cancel()
 
     def warm_up(self):
@@ -219,10 +253,11 @@ class Queue:
             try:
                 images = np.stack([job.image for job in jobs])
                 answers = await loop.run_in_executor(pool, self._timed, images)
-                # The worker's time, not just the model's: images wait for the worker.
-                self.cost.learn(images[0, ..., 0].size, (loop.time() - start) / len(images))
             except Exception as error:
                 answers = [error] * len(jobs)
+            if not isinstance(answers[0], Exception) or loop.time() - start > self.timeout:
+                # The worker's time, not just the model's: images wait for the worker.
+                self.cost.learn(images[0, ..., 0].size, (loop.time() - start) / len(images))
             for job, answer in zip(jobs, answers, strict=True):
                 self._finish(job, answer)
 
@@ -263,9 +298,13 @@ class Queue:
         return jobs, len(jobs) == most
 
     def _timed(self, images):
-        start = time.perf_counter()
-        labels, presence = self.model(images)
-        MODEL_SECONDS.observe(time.perf_counter() - start)
+        start = time.monotonic()
+        self.running_since.add(start)
+        try:
+            labels, presence = self.model(images, self.timeout)
+        finally:
+            self.running_since.discard(start)
+        MODEL_SECONDS.observe(time.monotonic() - start)
         BATCH_SIZES.observe(len(images))
         presence = [None] * len(labels) if presence is None else presence
         return list(zip(labels, presence, strict=True))

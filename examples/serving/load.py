@@ -4,6 +4,7 @@
     python load.py photo.jpg --url http://127.0.0.1:8000 --rate 20          # an open loop
     python load.py photo.jpg --model model.onnx                             # the model alone
     python load.py photo.jpg --overload model.onnx --promise 2              # the overload check
+    python load.py photo.jpg --concurrency 4 --attack                       # without and under attack
 
 A closed loop sends the next request after the answer to the last; an open loop sends at a fixed rate,
 as many independent clients do, and measures latency from when a request was due. The overload check
@@ -16,6 +17,8 @@ Clients and server share the processors.
 import argparse
 import asyncio
 import collections
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -31,6 +34,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 REFUSED = {429, 503}
+ATTACK_STARTS = 4  # s until its files are made and its connections opened
 
 
 async def exchange(connection, request):
@@ -107,10 +111,12 @@ def report(name, records, seconds):
 def alone(path, photo, seconds, threads, workers):
     """Runs the model on a decoded photo, without a server; returns images per second, processor
     seconds per image, and latencies."""
+    import decoders
     import images
     import inference
 
-    pixels = images.decode(images.open_image(photo.read_bytes(), 1 << 40))[None]
+    picture = images.inspect(photo.read_bytes(), 1 << 40)
+    pixels = np.asarray(decoders.rgb(*dataclasses.astuple(picture)))[None]
     model = inference.Model(path, threads)
     model(pixels)
     latencies, start, work = [], time.perf_counter(), time.process_time()
@@ -145,16 +151,24 @@ def bare(path, options):
     return rate
 
 
+def family(process, file):
+    """The texts of a file in /proc for a server's process and its decoders, on Linux."""
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in [process.pid, *pids]:
+        with contextlib.suppress(OSError):  # a decoder may have been replaced
+            yield Path(f"/proc/{pid}/{file}").read_text()
+
+
 def memory(process):
-    """Resident bytes of a process, on Linux."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+    """Resident bytes of a server and its decoders."""
+    sizes = [re.search(r"VmRSS:\s+(\d+)", text) for text in family(process, "status")]
+    return 1024 * sum(int(size[1]) for size in sizes if size)
 
 
 def work(process):
-    """Processor seconds of a process, on Linux."""
-    user, system = Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ")[1].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    """Processor seconds of a server and its decoders."""
+    times = [text.rsplit(") ")[1].split()[11:13] for text in family(process, "stat")]
+    return sum(int(user) + int(system) for user, system in times) / os.sysconf("SC_CLK_TCK")
 
 
 def overload(options, body):
@@ -206,6 +220,18 @@ def overload(options, body):
     return all(checks.values())
 
 
+@contextlib.contextmanager
+def attacking(url, seconds):
+    """Attacks the server from another process; the counts are printed at the end."""
+    command = [sys.executable, str(HERE / "attacks.py"), url, "--seconds", str(seconds)]
+    attack = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(ATTACK_STARTS)
+    try:
+        yield
+    finally:
+        print(f"the attack:\n{attack.communicate()[0]}", end="", flush=True)
+
+
 async def watching(server, sizes):
     while True:
         sizes.append(memory(server))
@@ -233,6 +259,11 @@ def main():
     add("--model", help="an ONNX file: measure the model alone")
     add("--overload", help="an ONNX file: run the overload check with it")
     add("--promise", type=float, default=5, help="p99 in seconds: the server's --max-latency")
+    add(
+        "--attack",
+        action="store_true",
+        help="measure again while attacks.py runs: only your own server",
+    )
     add("--threads", type=int, default=os.cpu_count(), help="processor threads of the model alone")
     add("--json", action="store_true", help="print the figures of the model alone as JSON")
     options = parser.parse_args(arguments[:split])
@@ -253,6 +284,10 @@ def main():
         loop = {"rate": options.rate} if options.rate else {"concurrency": options.concurrency}
         records = asyncio.run(measure(address, request, options.seconds, **loop))
         report("the server", records, options.seconds)
+        if options.attack:
+            with attacking(options.url, options.seconds + ATTACK_STARTS):
+                records = asyncio.run(measure(address, request, options.seconds, **loop))
+                report("the server under attack", records, options.seconds)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import email.message
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,20 +20,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import brief_log
+import connections
 import images
 import inference
 import numpy as np
 import prometheus_client
 import uvicorn
+from decoders import Decoders, DecodingFailed, OverLimit
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("page.html").read_text("utf-8")
 # The page may load nothing from other servers.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -39,6 +43,7 @@ PAGE_POLICY = (
 )
 BODIES = 16  # bodies of the largest size that are held at the same time
 CLIENT_GONE = 499  # the usual status in logs when the client has hung up
+MAX_FORM_PARTS = 100
 
 REQUESTS = Counter("encnet_requests", "Answers to POST /segment.", ["status"])
 LATENCY = Histogram(
@@ -63,8 +68,12 @@ async def segment(request):
             LATENCY.observe(time.perf_counter() - start)
         except HTTPException as refusal:
             response = JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)
+        except images.Refused as refusal:
+            response = JSONResponse({"error": str(refusal)}, refusal.status)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_GONE)
+        except asyncio.CancelledError:  # by uvicorn, at the end of --grace
+            response = JSONResponse({"error": "The server is shutting down. Try again later."}, 503)
         except Exception:
             logging.exception("The model failed.")
             message = "The model failed on this image. See the server's log for details."
@@ -78,9 +87,14 @@ async def answer(request, kind, body, start):
     in_thread = asyncio.get_running_loop().run_in_executor
     try:
         async with asyncio.timeout(options.timeout):
-            opened = await in_thread(state.codecs, images.open_image, body, options.max_pixels)
-            with state.queue.admit(opened.width * opened.height) as since:
-                image = await in_thread(state.codecs, images.decode, opened)
+            picture = await in_thread(state.codecs, images.inspect, body, options.max_pixels)
+            with state.queue.admit(picture.width * picture.height) as since:
+                try:
+                    image = await in_thread(state.decoders.threads, state.decoders.decode, picture)
+                except OverLimit as error:
+                    raise images.greedy(error) from None
+                except DecodingFailed as error:
+                    raise images.broken(error) from None
                 check_size(image, state.model.fixed)
                 labels, presence = await state.queue.run(image, since)
                 result = labels, presence, state.model.labels, state.model.palette
@@ -140,27 +154,25 @@ def preferred(accept):
     best = max(("application/json", "image/png"), key=quality_of)
     if not quality_of(best):
         raise HTTPException(
-            406, f"`Accept` must allow image/png or application/json. Received: {accept!r}"
+            406, f"`Accept` must allow image/png or application/json. Received: {short(accept)!r}"
         )
     return best
 
 
+def short(text, length=100):
+    return text if len(text) <= length else text[:length] + "…"
+
+
 async def read_body(request):
-    """Reads the request's body, within the limits on size and time."""
+    """Reads the image file of the request, within the limits on size and time."""
     state, options = request.app.state, request.app.state.options
     kind, length = request.headers.get("content-type", ""), request.headers.get("content-length", "0")
-    if kind.startswith("multipart/"):
-        raise HTTPException(
-            415,
-            f"{images.EXPECTED}. Received: a form ({kind.split(';')[0]}). Send the file itself as the "
-            "body, as curl --data-binary @photo.jpg does.",
-        )
     too_large = HTTPException(
         413,
         f"The body must have at most {options.max_body:,} bytes. Received: a larger one. "
         "Send a smaller image.",
     )
-    if int(length) > options.max_body:
+    if length.isdecimal() and int(length) > options.max_body:
         raise too_large
     body = bytearray()
     try:
@@ -183,7 +195,27 @@ async def read_body(request):
         state.uploading -= len(body)
     if not body:
         raise HTTPException(400, f"{images.EXPECTED}. Received: an empty body.")
+    if kind.lower().startswith("multipart/form-data"):
+        return file_in_form(bytes(body), kind)
     return bytes(body)
+
+
+def file_in_form(body, content_type):
+    """The bytes of the first file in a form (RFC 7578), as a browser or `curl -F` sends it."""
+    header = email.message.Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary("").encode("latin-1", "replace")
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MAX_FORM_PARTS) if boundary else []
+    for part in parts[1:-1]:  # between the first boundary and the last
+        head, _, file = part.partition(b"\r\n\r\n")
+        if re.search(rb"^content-disposition:[^\r]*\sfilename", head, re.I | re.M):
+            if file:
+                return file
+    raise HTTPException(
+        400,
+        f"The form must have a file among at most {MAX_FORM_PARTS} fields. Received: a form without a "
+        "complete file. Send one as curl -F file=@photo.jpg does.",
+    )
 
 
 def check_size(image, fixed):
@@ -215,18 +247,20 @@ async def unless_gone(request, work):
 
 
 async def not_found(request, error):
-    message = f"{request.url.path} does not exist. POST an image to /segment, or open / in a browser."
+    path = short(request.scope["path"])
+    message = f"{path} does not exist. POST an image to /segment, or open / in a browser."
     return JSONResponse({"error": message}, 404)
 
 
 async def wrong_method(request, error):
     allowed = error.headers["Allow"]
-    message = f"The method for {request.url.path} must be {allowed}. Received: {request.method}"
+    path, method = request.scope["path"], short(request.method)
+    message = f"The method for {path} must be {allowed}. Received: {method}"
     return JSONResponse({"error": message}, 405, error.headers)
 
 
 async def page(request):
-    return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": PAGE_POLICY})
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 async def classes(request):
@@ -241,8 +275,10 @@ async def classes(request):
 
 async def health(request):
     state = request.app.state
-    record = {"live": True, "ready": state.ready, "warm_up_seconds": round(state.warm_up_seconds, 4)}
-    return JSONResponse(record, 200 if state.ready else 503)
+    live = not state.queue.stuck()
+    ready = live and state.ready
+    record = {"live": live, "ready": ready, "warm_up_seconds": round(state.warm_up_seconds, 4)}
+    return JSONResponse(record, 200 if ready else 503)
 
 
 async def metrics(request):
@@ -251,30 +287,18 @@ async def metrics(request):
     )
 
 
-class Protocol(H11Protocol):
-    """uvicorn's protocol, but closes connections on which no complete request arrives."""
-
-    patience = 30
-
-    def connection_made(self, transport):
-        super().connection_made(transport)
-        self.loop.call_later(self.patience, self.close_if_stalled, self.cycle)
-
-    def close_if_stalled(self, last):
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if not answering and self.cycle is last:
-            self.transport.close()
-        elif not self.transport.is_closing():
-            self.loop.call_later(self.patience, self.close_if_stalled, self.cycle)
-
-
 @contextlib.asynccontextmanager
 async def lifespan(app):
-    with ThreadPoolExecutor(os.cpu_count(), "codec") as app.state.codecs:
-        async with app.state.queue.running():
-            app.state.ready = True
-            yield
-            app.state.ready = False
+    state = app.state
+    with ThreadPoolExecutor(os.cpu_count(), "codec") as state.codecs:
+        state.decoders = Decoders(
+            os.cpu_count(), state.options.decode_timeout, state.options.max_pixels
+        )
+        with contextlib.closing(state.decoders):
+            async with state.queue.running():
+                state.ready = True
+                yield
+                state.ready = False
 
 
 def make_app(model, queue, options):
@@ -316,7 +340,15 @@ def arguments():
     add("--max-body", type=int, default=20_000_000, help="bytes of an image file")
     add("--max-pixels", type=int, default=16_000_000, help="pixels of an image")
     add("--timeout", type=float, default=30, help="s after which an admitted image is given up")
-    add("--body-timeout", type=float, default=15, help="s that sending a request may take")
+    add("--decode-timeout", type=float, default=5, help="s after which a decoder is killed")
+    add(
+        "--body-timeout",
+        type=float,
+        default=15,
+        help="s for a request to arrive or an answer to be read",
+    )
+    add("--max-connections", type=int, default=500, help="open connections")
+    add("--grace", type=float, default=8, help="s to answer what is in flight after SIGTERM")
     options = parser.parse_args()
     for name, value in vars(options).items():
         zero = name in ("port", "max_wait")
@@ -330,6 +362,7 @@ def arguments():
 
 def main():
     options = arguments()
+    brief_log.set_up()
     try:
         listener = socket.create_server((options.host, options.port), backlog=1024)
         # Otherwise the end of an answer waits up to 40 ms until the client confirms the beginning.
@@ -346,19 +379,24 @@ def main():
         max_batch=model.fixed[0] or options.max_batch,
         max_wait=options.max_wait / 1000,
         max_latency=options.max_latency,
+        timeout=options.timeout,
         max_images=options.max_queue,
         max_pixels=4 * options.max_pixels,
     )
     app = make_app(model, queue, options)
     app.state.warm_up_seconds = queue.warm_up()
-    Protocol.patience = options.body_timeout
+    connections.Protocol.patience = options.body_timeout
+    connections.Protocol.most = connections.allow(options.max_connections)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=connections.Protocol,
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=options.body_timeout + options.timeout,
+        proxy_headers=False,
+        backlog=connections.BACKLOG,
+        timeout_graceful_shutdown=options.grace,
     )
     host, port = listener.getsockname()[:2]
     print(
@@ -369,7 +407,7 @@ def main():
     # uvicorn answers what is in flight and then calls this handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        connections.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

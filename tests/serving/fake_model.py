@@ -14,11 +14,19 @@ def answer(image):
     return image.argmax(-1).astype("uint8"), image.mean((0, 1), "float32") / 255
 
 
-def write(path, *, metadata=None, presence=True, size=("batch", "height", "width"), labels="labels"):
+def write(
+    path,
+    *,
+    metadata=None,
+    presence=True,
+    size=("batch", "height", "width"),
+    labels="labels",
+    work=True,
+):
     """Writes the model as ONNX.
 
-    A call takes about as many milliseconds as the largest red value among the images' first pixels, so
-    that tests can make images slow.
+    With `work`, a call takes about as many milliseconds as the largest red value among the images'
+    first pixels, so that tests can make images slow.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -29,6 +37,7 @@ def write(path, *, metadata=None, presence=True, size=("batch", "height", "width
         "first": np.array([0, 0, 0, 0], "int64"),
         "last": np.array([2**31, 1, 1, 1], "int64"),
         "full": np.float32(255),
+        "each": np.float32(work),
         "nothing": np.float32(0),
         "true": np.array(True),
         "matrix": np.full((side, side), 1 / side, "float32"),
@@ -54,7 +63,8 @@ def write(path, *, metadata=None, presence=True, size=("batch", "height", "width
         node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         node("Slice", ["floats", "first", "last"], ["corners"]),
         node("ReduceMax", ["corners"], ["strongest"], keepdims=0),
-        node("Cast", ["strongest"], ["rounds"], to=TensorProto.INT64),
+        node("Mul", ["strongest", "each"], ["number"]),
+        node("Cast", ["number"], ["rounds"], to=TensorProto.INT64),
         node("Loop", ["rounds", "true", "matrix"], ["worked"], body=body),
         node("ReduceMax", ["worked"], ["one"], keepdims=0),
         node("Mul", ["one", "nothing"], ["zero"]),

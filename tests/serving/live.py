@@ -9,19 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 SERVING = Path(__file__).parents[2] / "examples" / "serving"
+sys.path.append(str(SERVING))  # so that tests can import the server's modules
 
 
 class Server:
     """A server in a separate process, and requests to it."""
 
-    def __init__(self, process, port):
-        self.process, self.port = process, port
+    def __init__(self, process, port, log):
+        self.process, self.port, self.log = process, port, log
 
     def connect(self):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -57,6 +59,10 @@ class Server:
             float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " ")
         )
 
+    def log_lines(self):
+        self.log.seek(0)
+        return self.log.read().splitlines()
+
     def memory(self):
         return self.metric("process_resident_memory_bytes")
 
@@ -73,7 +79,8 @@ def reply(connection):
 
 
 @contextlib.contextmanager
-def running(model, *options):
+def running(model, *options, before=None):
+    """A server with a model file and options; `before` is called in its process first."""
     command = [
         sys.executable,
         str(SERVING / "server.py"),
@@ -84,15 +91,19 @@ def running(model, *options):
     ]
     # The server must not need this package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    log = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, preexec_fn=before
+    )
     try:
         line = process.stdout.readline()
         assert line, "the server did not start"
-        yield Server(process, int(line.strip().rsplit(":", 1)[1]))
+        yield Server(process, int(line.strip().rsplit(":", 1)[1]), log)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+        log.close()
 
 
 def photo(height=48, width=64, work=0, seed=0):

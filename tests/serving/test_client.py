@@ -3,6 +3,7 @@
 import base64
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,9 @@ class Fake(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.questions.append((self.path, question))
+        if self.server.other is not None:
+            self.reply(200, self.server.other)
+            return
         if self.path != "/v1/models/encnet:predict":
             self.reply(404, {"error": "Servable not found for request: Latest(other)"})
             return
@@ -54,7 +58,7 @@ class Fake(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def fake():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fake) as server:
-        server.questions = []
+        server.questions, server.other = [], None
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -94,6 +98,32 @@ def test_invalid_images_are_named_and_the_others_segmented(fake, folder):
     assert second.startswith("missing.jpg: ")
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["notes.jpg", "street.labels.png", "street.png"]
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, [], {"predictions": [1]}, {"predictions": [{"ok": True}]}, {"predictions": []}]
+)
+def test_an_answer_of_another_model_is_an_error_of_one_line(fake, folder, answer):
+    fake.other = answer
+    done = client(folder, fake.server_port, "street.png")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "must answer with one prediction of an exported EncNet. Received: " in line
+
+
+def test_a_server_that_does_not_speak_http_is_an_error_of_one_line(folder):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer():
+            with other.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"220 mail.example\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        done = client(folder, other.getsockname()[1], "street.png")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "must be TensorFlow Serving. Received: no HTTP" in line
 
 
 def test_a_server_that_refuses_or_is_missing_is_named(fake, folder):

@@ -99,7 +99,7 @@ def test_an_image_that_takes_too_long_is_given_up(model):
 
 
 def test_an_image_whose_client_is_gone_is_not_run(model):
-    with running(model, "--workers", 1, "--max-batch", 1) as server:
+    with running(model, "--workers", 1, "--max-batch", 1, "--max-latency", 60) as server:
         body = png(photo(work=SLOW))
         clients = [server.connect() for _ in range(4)]
         for client in clients:
@@ -114,7 +114,8 @@ def test_an_image_whose_client_is_gone_is_not_run(model):
 
 
 def test_images_in_flight_are_answered_before_the_server_exits(model):
-    with running(model, "--workers", 1, "--max-batch", 1) as server:
+    options = ("--workers", 1, "--max-batch", 1, "--max-latency", 60, "--grace", 30)
+    with running(model, *options) as server:
         with ThreadPoolExecutor(3) as pool:
             answers = [pool.submit(server.segment, png(photo(work=SLOW))) for _ in range(3)]
             wait_until(lambda: server.metric("encnet_queue_length") == 2)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -184,11 +185,65 @@ def test_a_decompression_bomb_takes_no_memory(server):
     assert server.memory() < before + 30e6  # the pixels would be 7.5 GB
 
 
-def test_a_form_is_refused_with_a_remedy(server):
-    headers = {"Content_Type": "multipart/form-data; boundary=x"}
-    status, _, answer = server.request("POST", "/segment", b"--x\r\n", **headers)
-    assert status == 415
-    assert b"--data-binary" in answer
+# Forms
+
+
+def form(*fields, boundary="x y"):
+    """A form of `(name, file name or None, bytes)`, and its content type."""
+    parts = []
+    for name, filename, data in fields:
+        file = f'; filename="{filename}"' if filename else ""
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n'
+        parts += [head.encode(), b"Content-Type: application/octet-stream\r\n\r\n", data, b"\r\n"]
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    return body, f'multipart/form-data; boundary="{boundary}"'
+
+
+def send_form(server, body, content_type):
+    headers = {"Content_Type": content_type, "Accept": "application/json"}
+    status, _, answer = server.request("POST", "/segment", body, **headers)
+    return status, json.loads(answer)
+
+
+@pytest.mark.parametrize("before", [[], [("title", None, b"a street"), ("empty", "none", b"")]])
+def test_a_file_in_a_form_is_segmented(server, before):
+    image = photo()
+    tricky = png(image) + b"\r\n--x\r\n\r\n\r\n"  # almost a boundary
+    status, answer = send_form(server, *form(*before, ("file", "a photo.png", tricky)))
+    assert status == 200
+    presence = fake_model.answer(image)[1]
+    np.testing.assert_allclose(list(answer["presence"].values()), presence, atol=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_sends_a_file_as_a_form(server, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(photo()))
+    address = f"http://127.0.0.1:{server.port}/segment"
+    answer = subprocess.run(["curl", "-sSF", f"file=@{path}", address], capture_output=True, check=True)
+    assert (json.loads(answer.stdout)["height"], json.loads(answer.stdout)["width"]) == (48, 64)
+
+
+FORMS = {
+    "no file": form(("title", None, b"a street")),
+    "nothing": form(),
+    "no end": (form(("file", "a.png", png(photo())))[0][:-100], 'multipart/form-data; boundary="x y"'),
+    "no boundary": (form(("file", "a.png", png(photo())))[0], "multipart/form-data"),
+    "too many fields": form(*[("title", None, b"")] * 200, ("file", "a.png", png(photo()))),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_without_a_file_is_refused_with_a_remedy(server, name):
+    status, answer = send_form(server, *FORMS[name])
+    assert status == 400
+    assert "curl -F file=@photo.jpg" in answer["error"] and "Received: " in answer["error"]
+
+
+def test_the_limits_hold_for_forms(server):
+    assert send_form(server, *form(("file", "a.jpg", bytes(300_000))))[0] == 413
+    assert send_form(server, *form(("file", "a.png", png_header(50_000, 50_000))))[0] == 413
+    assert send_form(server, *form(("file", "a.txt", b"text")))[0] == 415
 
 
 def test_unknown_paths_and_methods_are_answered_in_json(server):
