@@ -73,7 +73,7 @@ def _random_pixels(rng, pairs, num_classes, count):
     for image, mask in pairs:
         valid = np.flatnonzero(mask.ravel() < num_classes)
         picked = rng.choice(valid, min(count, valid.size), replace=False)
-        features.append(_features(image)[picked])
+        features.append(_features(image, picked))
         labels.append(mask.ravel()[picked].astype("int64"))
     order = rng.permutation(sum(map(len, labels)))
     return np.concatenate(features)[order], np.concatenate(labels)[order]
@@ -99,12 +99,13 @@ def _classifier(x, num_classes, steps, seed):
     return model
 
 
-def _features(image):
-    """The inputs of the classifier for each pixel, `float32` `(height · width, 11)`."""
+def _features(image, pixels=slice(None)):
+    """The inputs of the classifier for some pixels (indices into the image in reading order) or for all
+    of them, `float32` `(number of pixels, 11)`."""
     height, width = image.shape[:2]
-    colour = image.reshape(-1, 3).astype("float32") / 255
+    colour = image.reshape(-1, 3)[pixels].astype("float32") / 255
     total = colour.sum(1, keepdims=True)
-    y, x = np.mgrid[0:height, 0:width].reshape(2, -1, 1).astype("float32")
+    y, x = np.mgrid[0:height, 0:width].reshape(2, -1, 1)[:, pixels].astype("float32")
     x, y = 2 * x / width - 1, 2 * y / height - 1
     tint = colour[:, :2] / (total + 0.05)
     spread = colour.max(1, keepdims=True) - colour.min(1, keepdims=True)
