@@ -16,6 +16,7 @@ import time
 import keras
 import numpy as np
 from PIL import Image
+from processor import this_processor
 
 from keras_encnet import EncNet
 from keras_encnet.data import batches, folder
@@ -103,7 +104,8 @@ def main():
             for clock, source in zip(clocks.values(), (cached, data), strict=True):
                 model.fit(source, epochs=1, verbose=0, callbacks=[clock])
 
-    print(f"{keras.backend.backend()}, {os.cpu_count()} cores, {options.backbone}", end=" ")
+    print(this_processor())
+    print(f"{keras.backend.backend()}, {options.backbone}", end=" ")
     print(f"x{options.width}, {options.batch_size} x {options.size[0]}x{options.size[1]}")
     print(f"preparing a batch: {prepare:.3f} s of one core")
     for name, clock in clocks.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from turns import (
     HERE,
     Side,
+    environment,
     introduce,
     parser,
     rows,
@@ -55,9 +56,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
         files = write(options, Path(scratch))
         sides = start(options, files)
-        introduce(sides, "cpu")
+        introduce(sides, "cpu", options.isa)
         for height, width in options.sizes:
-            fixed = [start_file(*file) for file in files.get((height, width), [])]
+            fixed = [start_file(*file, options.isa) for file in files.get((height, width), [])]
             compare(sides + fixed, options.runs, height, width)
             for side in fixed:
                 side.close()
@@ -93,26 +94,27 @@ def write(options, directory):
 def start(options, files):
     """Starts the sides that take any size; the Keras model in float32 is the first."""
     name = f"keras-encnet, {options.backend}"
-    sides = [start_ours(name, options.backend, "float32")]
+    isa = options.isa
+    sides = [start_ours(name, options.backend, "float32", isa=isa)]
     for dtype in options.dtypes:
         suffix = "" if dtype == "float32" else BFLOAT16
         policy = "float32" if dtype == "float32" else "mixed_bfloat16"
         if suffix:
-            sides.append(start_ours(name + suffix, options.backend, policy))
+            sides.append(start_ours(name + suffix, options.backend, policy, isa=isa))
         for name_of_file, path in files[None]:
             # Only OpenVINO computes in a precision other than the file's.
             if not suffix or path.endswith(".xml"):
-                sides.append(start_file(name_of_file, path, suffix))
+                sides.append(start_file(name_of_file, path, isa, suffix))
         if options.mmseg:
-            sides += start_theirs(options.mmseg, options.compile, policy, suffix=suffix)
+            sides += start_theirs(options.mmseg, options.compile, policy, isa=isa, suffix=suffix)
     return sides
 
 
-def start_file(name, path, suffix=""):
+def start_file(name, path, isa, suffix=""):
     command = [sys.executable, HERE / "export_side.py", path]
     if suffix:
         command += ["--precision", "bf16"]
-    return Side(name + suffix, command, {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"})
+    return Side(name + suffix, command, environment("cpu", isa))
 
 
 def compare(sides, runs, height, width):

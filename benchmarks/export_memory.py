@@ -16,6 +16,7 @@ from pathlib import Path
 
 import keras
 from export_side import Exported
+from processor import this_processor
 from turns import HERE, Side, serve, size
 
 from keras_encnet import EncNet
@@ -40,6 +41,7 @@ def main():
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--evaluations", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS))
     options = parser.parse_args()
+    print(this_processor())
     print(f"{options.size[0]}×{options.size[1]}, {options.classes} classes")
     for name in options.evaluations:
         model = tiny(options.classes, EVALUATIONS[name])

@@ -7,21 +7,22 @@ where the time goes and how far it is from the processor's limit. benchmarks/REA
 measured and how to install mmsegmentation.
 """
 
-from turns import arguments, limit, start_sides, table, take_turns
+from products import Products, limit
+from turns import arguments, start_sides, table, take_turns
 
 
 def main():
     options = arguments(__doc__.splitlines()[0], sizes=("512x512", "1024x2048"), batch=1)
-    sides, meter = start_sides(options)
+    sides, products = start_sides(options), Products(options)
     repeat = 10 if options.device == "cuda" else 1
     measured = {}
     for height, width in options.sizes:
         request = {"height": height, "width": width, "batch": options.batch}
         first, replies, rates = take_turns(
-            sides, meter, options.runs, what="inference", **request, repeat=repeat
+            sides, products, options.runs, what="inference", **request, repeat=repeat
         )
         print(f"\n{options.batch} × {height}×{width}, image to label map, {options.runs} in turn")
-        seconds = table(sides, replies)
+        seconds, _ = table(sides, replies)[0]
         for side, reply in zip(sides[1:], first[1:], strict=True):
             print(f"  the same labels as {side.name}: {reply['agreement']:.4%} of the pixels")
         measured[height, width] = request, seconds, rates
@@ -30,7 +31,7 @@ def main():
     for (height, width), (request, seconds, rates) in measured.items():
         print(f"\n{options.batch} × {height}×{width}, where our time is spent")
         where(sides[0].ask(what="parts", **request), seconds, rates)
-    for side in [*sides, meter]:
+    for side in [*sides, products]:
         side.close()
 
 

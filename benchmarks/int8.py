@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from processor import this_processor
 
 from keras_encnet import EncNet
 from keras_encnet.data import camvid
@@ -44,6 +45,7 @@ def main():
                 path = model.export(Path(scratch, name), format, outputs="labels", **how)
                 sides[f"{format} {name}"] = runner(path, options.threads), path.stat().st_size
         found, seconds = run_all(sides, pairs)
+    print(this_processor())
     print(f"{options.model}: {len(pairs)} images, {len(calibration)} for calibration")
     print(f"{'':16}{'mIoU':>8}{'pixels':>9}{'as Keras':>10}{'MB':>7}{'seconds':>9}")
     for name, (_, size) in sides.items():

@@ -10,8 +10,6 @@ process started. Further requests:
 
     {"what": "parts", "height": 512, "width": 512}      where inference spends its time
     {"what": "flops", "height": 256, "width": 256, "training": true}    of a forward pass
-    {"what": "product"}      rates of matrix products, in operations per second; ask a separate
-                             process, because some of the memory for them is never released
     {"what": "compare", "paths": [a, b]}    the share of equal pixels in two saved label maps
     {"what": "export", "path": ..., "format": "onnx"}    writes the model; further options are those
                              of `model.export`, and "norms": true keeps batch norms separate
@@ -142,30 +140,6 @@ class Ours:
         counts = multiply_adds(network, (batch, height, width, 3))
         return {"flops": 2 * sum(counts.values())}
 
-    def product(self, repeat=3):
-        if self.cuda:
-            rates = self.rates(keras.DTypePolicy(self.dtype).compute_dtype, 8192, repeat, products=20)
-        else:
-            rates = self.rates(self.fast_dtype, 4096, repeat)
-        return {"flops_per_second": rates}
-
-    @cached_property
-    def fast_dtype(self):
-        # On processors without instructions for half precision, float32 is faster.
-        dtypes = {"float32", keras.DTypePolicy(self.dtype).compute_dtype}
-        return max(sorted(dtypes), key=lambda dtype: max(self.rates(dtype, 1024, 2)))
-
-    def rates(self, dtype, size, repeat, products=1):
-        a = keras.random.normal((size, size), dtype=dtype)
-        rates = []
-        for _ in range(repeat + 1):
-            start = time.perf_counter()
-            for _ in range(products):
-                c = self.matmul(a, a)
-            _wait(c)
-            rates.append(2 * size**3 * products / (time.perf_counter() - start))
-        return rates[1:]
-
     def compare(self, paths):
         ours, theirs = (np.load(path) for path in paths)
         return {"agreement": float((ours == theirs).mean())}
@@ -202,18 +176,6 @@ class Ours:
             return ops.cast(ops.argmax(logits, axis=-1), "uint8")
 
         return jax.jit(label_maps)
-
-    @cached_property
-    def matmul(self):
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            return tf.function(ops.matmul)
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return jax.jit(ops.matmul)
-        return ops.matmul
 
     def timed(self, work, batch, repeat):
         if not self.cuda:

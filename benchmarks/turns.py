@@ -1,8 +1,9 @@
 """What the benchmarks share: sides in separate processes that take turns, and tables of results.
 
 A side is a program that writes one JSON line when it is ready and then answers each JSON line on
-standard input with one on standard output: keras_side.py, export_side.py and mmseg_reference.py.
-This module runs at both ends and in both environments, so it needs only the standard library.
+standard input with one on standard output: keras_side.py, export_side.py, mmseg_reference.py and
+product_side.py. This module runs at both ends and in both environments, so it needs only the standard
+library.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from processor import LIMITS, limited, this_processor
 
 HERE = Path(__file__).resolve().parent
 
@@ -104,6 +107,7 @@ def parser(description):
     parser.add_argument("--compile", action="store_true", help="also mmsegmentation with torch.compile")
     parser.add_argument("--sizes", nargs="+", type=size, metavar="HEIGHTxWIDTH")
     parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up")
+    parser.add_argument("--isa", choices=LIMITS, help="limit the instruction sets; see processor.py")
     return parser
 
 
@@ -132,36 +136,30 @@ def size(text):
 
 
 def start_sides(options):
-    """Starts keras-encnet's side and, with `--mmseg`, mmsegmentation's.
-
-    Returns them as a list, and a second side of keras-encnet's to measure matrix products with."""
+    """Starts keras-encnet's side and, with `--mmseg`, mmsegmentation's; returns them as a list."""
     name = f"keras-encnet, {options.backend}"
-    sides = [start_ours(name, options.backend, options.dtype, options.device)]
-    meter = start_ours("matrix products", options.backend, options.dtype, options.device)
+    sides = [start_ours(name, options.backend, options.dtype, options.device, options.isa)]
     if options.mmseg:
-        sides += start_theirs(options.mmseg, options.compile, options.dtype, options.device)
-    introduce(sides, f"{options.dtype}, {options.device}")
+        sides += start_theirs(
+            options.mmseg, options.compile, options.dtype, options.device, options.isa
+        )
+    introduce(sides, f"{options.dtype}, {options.device}", options.isa)
     if not options.mmseg:
         print("To compare with mmsegmentation, pass its environment's python as --mmseg; see")
         print("benchmarks/README.md.")
-    return sides, meter
+    return sides
 
 
-def start_ours(name, backend, dtype, device="cpu"):
+def start_ours(name, backend, dtype, device="cpu", isa=None):
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-    env = {"KERAS_BACKEND": backend, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    if device == "cuda":
-        # Several processes share the card.
-        env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    else:
-        env |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    env = {"KERAS_BACKEND": backend, "PYTHONPATH": path, **environment(device, isa)}
     command = [sys.executable, HERE / "keras_side.py", "--dtype", dtype, "--device", device]
     return Side(name, command, env)
 
 
-def start_theirs(python, compiled, dtype, device="cpu", suffix=""):
+def start_theirs(python, compiled, dtype, device="cpu", isa=None, suffix=""):
     """Starts mmsegmentation and, if wanted, a second side with torch.compile."""
-    env = {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    env = environment(device, isa)
     command = [python, HERE / "mmseg_reference.py", "--device", device]
     if dtype == "mixed_bfloat16":
         command.append("--bf16")
@@ -171,24 +169,28 @@ def start_theirs(python, compiled, dtype, device="cpu", suffix=""):
     return sides
 
 
-def introduce(sides, how):
+def environment(device, isa):
+    """The variables that every side needs."""
+    env = {"TF_CPP_MIN_LOG_LEVEL": "3", **limited(isa)}
+    if device == "cuda":
+        # Several processes share the card.
+        return {**env, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {**env, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def introduce(sides, how, isa=None):
     """Prints the versions of all libraries, and the processor."""
     ready = {key: value for side in sides for key, value in side.ready.items() if key != "ready"}
     print(", ".join(f"{key} {value}" for key, value in ready.items()))
-    print(f"ResNet-50 EncNet, 19 classes, {how}, {_processor()}")
+    print(f"ResNet-50 EncNet, 19 classes, {how}")
+    print(this_processor() + (f"; libraries limited to {isa}" if isa else ""), flush=True)
 
 
-def _processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} × {names[0]}" if names else f"{os.cpu_count()} processors"
-
-
-def take_turns(sides, meter, runs, **request):
+def take_turns(sides, products, runs, **request):
     """Asks every side once to warm up and then `runs` times, in turn.
 
-    Returns the replies of the warm-up; a list of the other replies for each side; and, if there is a
-    `meter`, the rates of matrix products in every round, in operations per second."""
+    Returns the replies of the warm-up; a list of the other replies for each side; and the rates of
+    `products`, unless they are `None`, as a list of dicts, one for each round."""
     saves = tempfile.TemporaryDirectory()
     with saves:
         first = []
@@ -200,11 +202,13 @@ def take_turns(sides, meter, runs, **request):
                 paths = [os.path.join(saves.name, f"{j}.npy") for j in (0, i)]
                 reply["agreement"] = sides[0].ask(what="compare", paths=paths)["agreement"]
         replies, rates = [[] for _ in sides], []
+        if products:
+            products.measure()
         for _ in range(runs):
             for side, answers in zip(sides, replies, strict=True):
                 answers.append(side.ask(**request))
-            if meter:
-                rates += meter.ask(what="product")["flops_per_second"]
+            if products:
+                rates.append(products.measure())
     return first, replies, rates
 
 
@@ -224,19 +228,9 @@ def rows(sides, replies):
 
 
 def table(sides, replies):
-    """Prints `rows`, and the first side's figures as ratios to the others'."""
-    (ours, our_peak), *others = rows(sides, replies)
+    """Prints `rows`, which it returns, and the first side's figures as ratios to the others'."""
+    summary = (ours, our_peak), *others = rows(sides, replies)
     for side, (theirs, their_peak) in zip(sides[1:], others, strict=True):
         print(f"  compared with {side.name}: {ours / theirs:.3f} of its time", end=" ")
         print(f"({theirs / ours:.2f}× as fast), {our_peak / their_peak:.3f} of its memory")
-    return ours
-
-
-def limit(flops, rates, seconds):
-    """Prints the least time that `flops` take, and its share of `seconds`."""
-    rate = median(rates)
-    bound = flops / rate
-    print(f"  limit: {flops / 1e9:.4g} GFLOP, at {rate / 1e9:.4g} GFLOP/s, take {bound:.3f} s", end="")
-    print(f": {bound / seconds:.0%} of the time measured")
-    print(f"  (the rate of products of large square matrices: median of {len(rates)}", end="")
-    print(f" from {min(rates) / 1e9:.4g} to {max(rates) / 1e9:.4g})")
+    return summary
