@@ -1,6 +1,5 @@
 """Copies the weights of a PyTorch state dict into a model."""
 
-import concurrent.futures
 import re
 from collections.abc import Callable, Mapping
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_encnet.convert.names import BACKBONE_PREFIX, IGNORED, state_key
+from keras_encnet.layers.policies import without_memory
 
 # Names of each kind in an error.
 MAX_LISTED = 100
@@ -77,12 +77,9 @@ def check_state(
     """
 
     def shapes():
-        # Here Keras notes which variables it still has to fill, in a list of this thread, which ends.
-        with keras.StatelessScope(initialize_variables=False):
-            return [(key, tuple(v.shape)) for key, v in variable_keys(make(), code_base)]
+        return [(key, tuple(v.shape)) for key, v in variable_keys(make(), code_base)]
 
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        pairs = thread.submit(shapes).result()
+    pairs = without_memory(shapes)
     _check_shapes(_without_prefix(pairs, code_base) if backbone else pairs, state, code_base)
 
 

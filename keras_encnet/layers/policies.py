@@ -1,8 +1,10 @@
-"""How the layers that are made inside a `with` block are made: dtype policy, first kernels."""
+"""How layers are made: dtype policy, first kernels, or without memory for their weights."""
 
+import concurrent.futures
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 
@@ -36,3 +38,24 @@ def skip_kernel_init() -> Iterator[None]:
 def draws_kernels() -> bool:
     """Whether new kernels are drawn at random: always, except inside `skip_kernel_init`."""
     return _init_kernels.get()
+
+
+def without_memory(function: Callable[[], Any]) -> Any:
+    """The result of a function that makes layers, whose weights have names and shapes but no memory.
+
+    >>> def huge():
+    ...     layer = keras_encnet.layers.Encoding(32)
+    ...     layer.build((None, None, 10**9))
+    ...     return tuple(layer.codewords.shape)
+    >>> without_memory(huge)
+    (32, 1000000000)
+    """
+
+    def call():
+        # Keras keeps a list, for each thread, of the variables that it still has to fill. This thread
+        # ends, and nobody asks for them.
+        with keras.StatelessScope(initialize_variables=False):
+            return function()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()

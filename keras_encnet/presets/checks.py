@@ -5,7 +5,6 @@ open, no host to contact, no class that this process does not know. Its weights 
 the file itself, and the network that the config describes must not be larger than they are.
 """
 
-import concurrent.futures
 import inspect
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Any
 import keras
 
 from keras_encnet.inference.geometry import evaluation_rule
+from keras_encnet.layers.policies import without_memory
 
 ENCNET = "keras_encnet>EncNet"
 MAX_BYTES = 8 * 2**20  # of config.json; that of a large backbone of one's own has one MB
@@ -185,17 +185,11 @@ def check_size(cls: type[keras.Model], config: dict, elements: int, directory: p
     known = {name: keras.saving.get_registered_object(name) for name in _registered_names(bare)}
 
     def count():
-        # In this scope Keras puts off the making of weights. It keeps a list of those that it owes, for
-        # each thread: the thread ends, and nobody asks for them.
-        with (
-            keras.saving.custom_object_scope(known),
-            keras.StatelessScope(initialize_variables=False),
-        ):
+        with keras.saving.custom_object_scope(known):
             return sum(math.prod(weight.shape) for weight in cls.from_config(bare).weights)
 
     try:
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            needed = thread.submit(count).result()
+        needed = without_memory(count)
     # Keras raises many kinds for configs that do not fit together.
     except Exception as error:
         raise ValueError(unbuildable(directory, error)) from error
