@@ -16,8 +16,10 @@ from keras_encnet.data.conventions import (
     IGNORE_INDEX,
     MIN_SIZE,
     check_image_size,
+    check_integer,
     check_palette,
     ignore_index_for,
+    is_integer,
 )
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
@@ -26,7 +28,7 @@ from keras_encnet.layers import BilinearResize
 from keras_encnet.layers.policies import default_policy
 from keras_encnet.models.heads import enc_head, fcn_head
 from keras_encnet.models.hub_mixin import HubMixin
-from keras_encnet.models.layer_changes import apply_changes, changes, layer_settings
+from keras_encnet.models.layer_changes import apply_changes, changes, layers_by_path, settings
 from keras_encnet.models.resnet import backbone_by_name
 from keras_encnet.presets.backbones import load_backbone_weights
 from keras_encnet.training.trainer import SegmentationTrainer
@@ -243,7 +245,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         self.backbone_name = backbone_name
         self.num_classes = int(num_classes)
         self.labels = None if labels is None else tuple(labels)
-        self._palette = None if palette is None else check_palette(palette).tolist()
+        self._palette = None if palette is None else np.asarray(palette).astype(int).tolist()
         self.ignore_index = int(ignore_index)
         self.num_codes = int(num_codes)
         self.head_channels = int(head_channels)
@@ -260,8 +262,9 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         self.backbone_weights = backbone_weights
         self._add_loss_trackers(tuple(outputs))
         # A function, because Keras would look for layers in a dict.
-        made = layer_settings(self._heads, left_out=None if backbone_name else backbone)
-        self._layer_changes = lambda: changes(self._heads, made)
+        named = layers_by_path(self._heads)
+        made = settings(named, left_out=None if backbone_name else backbone)
+        self._layer_changes = lambda: changes(self._heads, named, made)
 
     @property
     def palette(self) -> np.ndarray | None:
@@ -330,7 +333,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         """The constructor's arguments, and what was changed in the layers since (`"layers"`,
         `"trainable"`), such as which of them are frozen."""
         config = {
-            "backbone": self.backbone_name or keras.saving.serialize_keras_object(self.backbone),
+            "backbone": self.backbone_name or _serialized(self.backbone),
             "num_classes": self.num_classes,
             "labels": self.labels and list(self.labels),
             "palette": self._palette and [list(colour) for colour in self._palette],
@@ -358,14 +361,20 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        # Deserializing takes entries out of what it is given.
-        config = copy.deepcopy(config)
+        # Deserializing takes entries out of what it is given. A model as backbone is not copied.
+        config = {
+            name: copy.deepcopy(value) if isinstance(value, (dict, list)) else value
+            for name, value in config.items()
+        }
         trainable, changed = config.pop("trainable", True), config.pop("layers", {})
         if config.get("backbone_weights") is not None:
             raise ValueError(
-                "`backbone_weights` must be None in a config: what is loaded from a file opens no "
-                f"other. Received: {config['backbone_weights']!r}"
+                "`backbone_weights` must be None in a config, which must not open files. Received: "
+                f"{config['backbone_weights']!r}"
             )
+        if not isinstance(config.get("backbone"), str):
+            # Earlier versions accepted and ignored them for a model as backbone.
+            config.pop("width", None), config.pop("output_stride", None)
         for key in ("backbone", "dtype"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(
@@ -379,8 +388,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
 
 
 def _check_classes(num_classes, labels, palette, ignore_index):
-    if not _is_integer(num_classes) or num_classes < 1:
-        raise ValueError(f"`num_classes` must be a positive integer. Received: {num_classes!r}")
+    check_integer("num_classes", num_classes)
     if labels is not None:
         names = [] if isinstance(labels, str) else list(labels)
         if len(names) != num_classes or not all(isinstance(name, str) for name in names):
@@ -389,7 +397,7 @@ def _check_classes(num_classes, labels, palette, ignore_index):
             )
     if palette is not None:
         check_palette(palette, num_classes)
-    if not _is_integer(ignore_index) or ignore_index < num_classes:
+    if not is_integer(ignore_index) or ignore_index < num_classes:
         raise ValueError(
             f"`ignore_index` must be an integer from {num_classes} up, a value that none of the "
             f"{num_classes} classes (0 to {num_classes - 1}) has. Received: {ignore_index!r}. Choose "
@@ -398,9 +406,8 @@ def _check_classes(num_classes, labels, palette, ignore_index):
 
 
 def _check_network(num_codes, head_channels, dropout, mean, std, **switches):
-    for name, value in (("num_codes", num_codes), ("head_channels", head_channels)):
-        if not _is_integer(value) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}")
+    check_integer("num_codes", num_codes)
+    check_integer("head_channels", head_channels)
     for name, value in switches.items():
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
@@ -425,15 +432,22 @@ def _check_backbone(backbone, width, output_stride):
     )
 
 
+def _serialized(backbone):
+    """The config of a backbone, not compiled: its optimizer is no part of the model around it."""
+
+    def without_compile(value):
+        if isinstance(value, dict):
+            return {k: without_compile(v) for k, v in value.items() if k != "compile_config"}
+        return [without_compile(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return without_compile(keras.saving.serialize_keras_object(backbone))
+
+
 def _plain(value):
     """Keras keeps dicts and lists of a model in types of its own."""
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_integer(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _are_numbers(value, shape):

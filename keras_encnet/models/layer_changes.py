@@ -5,27 +5,51 @@ dropout rate, a regularizer or quantized kernels. So the model's config also hol
 layers' own configs that have changed since the layers were made.
 """
 
+import math
+
 import keras
 
+# A LoRA of more numbers must not be larger than the kernel that it adapts.
+LARGEST_LORA = 1_000_000
 
-def layer_settings(network, left_out=None):
-    """The layers' settings by path, for `changes` to compare later ones with.
+
+def layers_by_path(network):
+    """The layers of a model, and those that they hold: `{"resnet18/stem_conv1": layer}`."""
+    found = {}
+
+    def add(layers, above):
+        for layer in layers:
+            path = name = f"{above}{layer.name}"
+            number = 1
+            while path in found:
+                number += 1
+                path = f"{name}#{number}"
+            found[path] = layer
+            add(_held(layer), f"{path}/")
+
+    add(network.layers, "")
+    return found
+
+
+def settings(layers, left_out=None):
+    """What `changes` compares later settings with, by path.
 
     `left_out` is a layer whose own and held layers are left out: they are saved in another way."""
     theirs = [] if left_out is None else left_out._flatten_layers()
     return {
         path: _settings(layer)
-        for path, layer in _layers_by_path(network).items()
+        for path, layer in layers.items()
         if not any(layer is other for other in theirs)
     }
 
 
-def changes(network, made):
+def changes(network, layers, made):
     """The entries of the layers' configs that have changed, and which layers are frozen.
 
     Args:
-        network: `keras.Model` whose layers are looked at.
-        made: `layer_settings` of the layers whose changes count. Of the others it only matters whether
+        network: the `keras.Model`.
+        layers: its layers by path.
+        made: the `settings` of the layers whose changes count. Of the others it only matters whether
             they are frozen.
 
     Returns:
@@ -34,7 +58,6 @@ def changes(network, made):
         of the layer above.
     """
     found = {}
-    layers = _layers_by_path(network)
     for path, layer in layers.items():
         above = layers.get(path.rpartition("/")[0], network)
         changed = {}
@@ -56,7 +79,7 @@ def apply_changes(network, changes):
     Raises:
         ValueError: if there is no such layer, or its config has no such entry.
     """
-    layers = _layers_by_path(network)
+    layers = layers_by_path(network)
     for path, values in changes.items():
         if path not in layers:
             raise ValueError(f"`layers` must name layers of the model. Received: {path!r}")
@@ -73,8 +96,8 @@ def apply_changes(network, changes):
             _change(layer, values)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"`layers` must hold what the layer's config may. Received: {values} for {path!r}, "
-                f"{error}"
+                f"Values in `layers` must be valid for the layer's config. Received: {values} for "
+                f"{path!r}: {error}"
             ) from error
 
 
@@ -89,6 +112,9 @@ def _change(layer, values):
     else:
         layer.dtype_policy = policy
     if lora.get("lora_rank"):
+        rows, columns = math.prod(layer.kernel.shape[:-1]), layer.kernel.shape[-1]
+        if lora["lora_rank"] * (rows + columns) > max(rows * columns, LARGEST_LORA):
+            raise ValueError("the rank is too large for the kernel")
         layer.enable_lora(lora["lora_rank"], lora_alpha=lora.get("lora_alpha"))
     for name in set(values) - {"dtype", "quantization_config"}:
         value = getattr(wanted, name)
@@ -116,20 +142,3 @@ def _same(a, b):
 
 def _held(layer):
     return layer._flatten_layers(include_self=False, recursive=False)
-
-
-def _layers_by_path(network):
-    found = {}
-
-    def add(layers, above):
-        for layer in layers:
-            path = name = f"{above}{layer.name}"
-            number = 1
-            while path in found:
-                number += 1
-                path = f"{name}#{number}"
-            found[path] = layer
-            add(_held(layer), f"{path}/")
-
-    add(network.layers, "")
-    return found
