@@ -1,9 +1,9 @@
-"""Attacks a server, to see whether it keeps its promises to everybody else.
+"""Attacks a server, to see whether it keeps its promises to all other clients.
 
     python attacks.py http://127.0.0.1:8000 --seconds 10
 
-Sends files that are small but would take a decoder minutes or gigabytes, forms, and other things than
-images; holds connections on which requests arrive slowly; and asks for pages without reading them.
+Sends small files that would take a decoder minutes or gigabytes, forms that are slow to parse, and
+other bodies; holds connections on which requests arrive slowly; and does not read answers.
 Prints how many of each were sent and how they were answered. Attack only your own server.
 """
 
@@ -74,7 +74,10 @@ def files():
     narrow, narrow_scan, _ = jpeg((64, 64))
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1_000_000), 9))
     texts = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1_000_000), 9))
-    form = b"--x\r\n\r\n\r\n" * (SIZE // 9)
+    parts = b"--x\r\n\r\n\r\n" * (SIZE // 9)
+    lines = b"--x\r\n" + b"content-disposition: x\n" * (SIZE // 23) + b"\r\n--x--"
+    form = "Content-Type: multipart/form-data; boundary=x"
+    parameters = 'Content-Type: multipart/form-data; a="' + ";" * 60_000
     found = {
         "hidden scans": soi + two_pictures() + tables + scan * (900_000 // len(scan)) + end,
         "scans": start + scan * 60_000 + end,
@@ -87,7 +90,9 @@ def files():
         "texts": head + texts * 60 + rest,
         "50,000 × 50,000": head[:16] + struct.pack(">2I", 50_000, 50_000) + head[24:] + rest,
         "not complete": start + scan[: len(scan) // 2],
-        "a form": (form, "Content-Type: multipart/form-data; boundary=x"),
+        "a form of many parts": (parts, form),
+        "a form of many lines": (lines, form),
+        "a form of many parameters": (lines[:50], parameters),
         "gzip": (gzip.compress(bytes(SIZE)), "Content-Encoding: gzip"),
         "JSON": b"[" * SIZE,
     }
@@ -100,6 +105,8 @@ def requests(host):
     for name, (body, header) in files().items():
         head = f"POST /segment HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{header}\r\n"
         made[name] = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST /segment HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    made["tiny chunks"] = head.encode() + b"1\r\nx\r\n" * (SIZE // 6)
     return made
 
 

@@ -1,6 +1,7 @@
 """Limits on connections, and on the time that the server takes to end."""
 
 import contextlib
+import itertools
 import os
 import threading
 
@@ -11,17 +12,46 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 BACKLOG = 128  # connections that wait to be accepted
 FREE_FILES = 2 * BACKLOG  # file descriptors for other things than connections
 LAST_SECONDS = 2  # from the end of the grace to the end of the process
+MAX_HEADER = 1 << 16  # bytes
+SMALL_CHUNKS = 100  # that a body may have besides one for each CHUNK bytes
+CHUNK = 1000  # clients usually send 8 kB or more in each
+
+
+class Connection(h11.Connection):
+    """h11's parser, with limits on the length of a header and on the chunks of a body, because other
+    clients wait while they are parsed."""
+
+    def __init__(self):
+        super().__init__(h11.SERVER, MAX_HEADER)  # holds for headers that arrive in pieces
+        self.chunks = self.length = 0  # of a body
+
+    def next_event(self):
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.chunks = self.length = 0
+            if len(event.target) + sum(map(len, itertools.chain(*event.headers))) > MAX_HEADER:
+                raise h11.RemoteProtocolError(f"more than {MAX_HEADER:,} bytes of header")
+        elif isinstance(event, h11.Data):
+            self.chunks += event.chunk_start
+            self.length += len(event.data)
+            if self.chunks > SMALL_CHUNKS + self.length / CHUNK:
+                raise h11.RemoteProtocolError("too many small chunks")
+        return event
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol, with limits on the number of connections and on their patience.
+    """uvicorn's protocol, with limits on the number of connections and on how long it waits for them.
 
     A connection on which no complete request arrives within `patience`, or whose answers are not read,
     is closed. When there are more than `most`, the one that has waited longest for its client is
-    closed, so that clients who only hold connections cannot keep out the others.
+    closed, so that clients that only hold connections cannot keep out the others.
     """
 
     patience, most = 30, 500
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conn = Connection()
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -72,7 +102,7 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, but its process ends within a bound after a signal, whatever still runs."""
+    """uvicorn's server, but its process ends soon after a signal, whatever still runs."""
 
     def handle_exit(self, sig, frame):
         last = threading.Timer(self.config.timeout_graceful_shutdown + LAST_SECONDS, os._exit, (1,))

@@ -95,7 +95,7 @@ class Decoders:
 
     def _start(self):
         process = subprocess.Popen(
-            [sys.executable, __file__, str(self.max_pixels)],
+            [sys.executable, __file__, str(self.max_pixels), str(2 * self.seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -178,7 +178,22 @@ def limit_memory(size):
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
+@contextlib.contextmanager
+def last_limit(seconds):
+    """Ends this process after so many seconds, where the system can: the server may have been killed
+    and can no longer do so."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def main():
+    max_pixels, seconds = int(sys.argv[1]), float(sys.argv[2])
     # The server ends this process when it has no more images.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -186,13 +201,14 @@ def main():
         # Otherwise Pillow loads all its formats for the first WebP.
         importlib.import_module("PIL.WebPImagePlugin")
     Image.MAX_IMAGE_PIXELS = None  # the server has checked the size
-    limit_memory(OTHER_BYTES + BYTES_PER_PIXEL * int(sys.argv[1]))
+    limit_memory(OTHER_BYTES + BYTES_PER_PIXEL * max_pixels)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := requests.read(REQUEST.size):
         format, width, height, orientation, length = REQUEST.unpack(head)
         data = requests.read(length)
         try:
-            image = rgb(format.rstrip(b"\0").decode(), width, height, orientation, data)
+            with last_limit(seconds):
+                image = rgb(format.rstrip(b"\0").decode(), width, height, orientation, data)
             good, (width, height), content = True, image.size, image.tobytes()
         except MemoryError:
             return  # the server starts another process

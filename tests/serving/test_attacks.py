@@ -37,7 +37,9 @@ ANSWERS = {
     "texts": (200, None),
     "50,000 × 50,000": (413, "50000 × 50000"),
     "not complete": (422, "truncated"),
-    "a form": (400, "at most 100 fields"),
+    "a form of many parts": (400, "at most 100 fields"),
+    "a form of many lines": (400, "at most 100 fields"),
+    "a form of many parameters": (400, "at most 100 fields"),
     "gzip": (415, "gzip data"),
     "JSON": (415, "[[[["),
 }
@@ -80,6 +82,17 @@ def test_greedy_files_are_answered_at_once(attacked, files, name):
     assert found == status, answer
     assert text is None or text in json.loads(answer)["error"]
     assert right(attacked)
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name.startswith("a form")])
+def test_forms_do_not_block_the_event_loop(files, name):
+    import server
+
+    body, header = files[name]
+    start = time.process_time()
+    with pytest.raises(server.HTTPException):
+        server.file_in_form(body, header.removeprefix("Content-Type: "))
+    assert time.process_time() - start < 0.5
 
 
 def test_hidden_scans_stop_neither_others_nor_the_exit(model, files):
@@ -210,6 +223,30 @@ def test_decoders_end_with_the_server(model):
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer")
+def test_a_busy_decoder_ends_although_its_server_was_killed(files):
+    """`decode`, which would end it, is not called."""
+    import decoders
+
+    body, _ = files["scans"]
+    with contextlib.closing(decoders.Decoders(1, 0.5, 16_000_000)) as one:
+        (process,) = one.processes
+        process.stdin.write(decoders.REQUEST.pack(b"JPEG", 4000, 4000, 1, len(body)) + body)
+        process.stdin.flush()
+        assert process.wait(20) == -signal.SIGALRM
+
+
+def test_a_decoder_that_waits_does_not_end():
+    import decoders
+
+    with contextlib.closing(decoders.Decoders(1, 0.5, 1_000_000)) as one:
+        one.seconds = 20
+        np.testing.assert_array_equal(one.decode(inspected(photo())), photo())
+        (process,) = one.processes
+        time.sleep(1.5)
+        assert process.poll() is None
 
 
 def alive(pid):
@@ -412,6 +449,21 @@ def test_long_paths_and_headers_are_echoed_in_short(attacked):
     assert status == 406 and len(answer["error"]) < 500
 
 
+@pytest.mark.parametrize("length, count, status", [(1, 100, 415), (1, 101, 400), (1000, 3000, 415)])
+def test_a_body_may_have_so_many_chunks(attacked, length, count, status):
+    body = (b"%x\r\n" % length + b"x" * length + b"\r\n") * count + b"0\r\n\r\n"
+    with attacked.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body) as connection:
+        assert reply(connection)[0] == status
+    assert right(attacked)
+
+
+@pytest.mark.parametrize("length, status", [(60_000, 406), (70_000, 400)])
+def test_a_header_may_have_so_many_bytes(attacked, length, status):
+    with attacked.raw(HEAD + b"Accept: " + b"," * length + b"\r\n\r\n") as connection:
+        assert reply(connection)[0] == status
+    assert right(attacked)
+
+
 # The log
 
 
@@ -489,7 +541,7 @@ def test_under_attack_the_others_get_right_answers_in_time(model):
         for each in clients:
             each.result()
         assert attack.returncode == 0, attack.stderr
-        for name in ANSWERS:
+        for name in [*ANSWERS, "tiny chunks"]:
             assert f"{name}: " in attack.stdout
         assert health == 200
         assert len(server.log_lines()) < 20 and all(len(line) < 600 for line in server.log_lines())
