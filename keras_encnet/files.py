@@ -25,7 +25,8 @@ import filelock
 OWNER = ".owner"  # file in an unfinished directory, locked as long as its writer lives
 LEFTOVER = re.compile(r"\..+-unfinished-[a-z0-9_]{8}")
 YOUNG = 60  # seconds in which a writer has surely locked its new directory
-OLD = 24 * 3600  # seconds after which a directory without a lock file has no writer any more
+OLD = 24 * 3600  # seconds after which a directory without a lock has no writer any more
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of file systems without locks
 
 _moving = threading.Lock()
 _cleaned = set()  # directories whose leftovers this process has looked for
@@ -82,7 +83,7 @@ def replacing_directory(
     _finish_swap(directory)
     if _is_something_else(directory, marker):
         found = f"a {kind} (it has no {marker})" if marker else "an empty directory"
-        raise FileExistsError(f"{directory} exists and is not {found}. Choose another place for it.")
+        raise FileExistsError(f"{directory} exists and is not {found}. Choose another path.")
     with _workspace(directory) as workspace:
         new = workspace / "new"
         new.mkdir()
@@ -132,15 +133,15 @@ def locked(directory: str | pathlib.Path, purpose: str) -> Iterator[None]:
     except filelock.Timeout as error:
         raise OSError(
             f"{directory} is in use by another {purpose}. Wait until it has ended, or choose another "
-            "directory."
+            f"directory. If no such process runs, delete {lock.lock_file}."
         ) from error
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise _with_remedy(error, directory) from error
         warnings.warn(
             f"The file system of {directory} has no locks. Make sure that no other {purpose} uses it.",
             stacklevel=3,
         )
-    except OSError as error:
-        raise _with_remedy(error, directory) from error
     try:
         yield
     finally:
@@ -187,10 +188,10 @@ def _workspace(path):
     workspace = pathlib.Path(workspace)
     _remove_old_leftovers(path.parent)
     owner = filelock.FileLock(workspace / OWNER)
-    # Without locks, leftovers are recognized by their age.
-    with contextlib.suppress(NotImplementedError):
-        owner.acquire()
     try:
+        # Without locks, leftovers are recognized by their age.
+        with contextlib.suppress(NotImplementedError, OSError):
+            owner.acquire()
         yield workspace
     finally:
         owner.release()
@@ -219,7 +220,7 @@ def _is_left(workspace, age):
         owner.acquire(timeout=0)
     except filelock.Timeout:
         return False
-    except NotImplementedError:
+    except (NotImplementedError, OSError):
         return age > OLD
     owner.release()
     return True

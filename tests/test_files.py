@@ -288,7 +288,10 @@ def test_a_locked_directory_refuses_other_processes_and_threads_at_once(tmp_path
     with child(HOLD, place) as process:
         assert process.stdout.readline() == "held\n"
         begin = time.monotonic()
-        message = rf"{place} is in use by another training run\. Wait until .*another directory"
+        message = (
+            rf"{place} is in use by another training run\. Wait until .*another directory\. If no such "
+            rf"process runs, delete {place}/\.lock\.$"
+        )
         with pytest.raises(OSError, match=message), locked(place, "training run"):
             pass
         assert time.monotonic() - begin < 1
@@ -321,17 +324,37 @@ def test_a_place_that_cannot_be_locked_is_named(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_spoken_of(tmp_path, monkeypatch):
-    def acquire(*_, **__):
-        raise NotImplementedError
+@pytest.fixture
+def no_locks(monkeypatch):
+    """As on some network file systems."""
+    fcntl = pytest.importorskip("fcntl")
 
-    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_a_file_system_without_locks_is_spoken_of(tmp_path, no_locks):
     with pytest.warns(UserWarning, match="has no locks. Make sure that no other training run uses it"):
         with locked(tmp_path, "training run"):
             pass
     with replacing(tmp_path / "a.txt") as unfinished:
         unfinished.write_text("done")
     assert (tmp_path / "a.txt").read_text() == "done"
+    assert names(tmp_path) == [".lock", "a.txt"]
+
+
+def test_without_locks_leftovers_are_recognized_by_their_age(tmp_path, no_locks, monkeypatch):
+    left = [tmp_path / f".{name}-unfinished-abcdefgh" for name in ("new", "old")]
+    for directory, days in zip(left, (0.5, 2), strict=True):
+        directory.mkdir()
+        (directory / files.OWNER).touch()
+        aged(directory, days * 86400)
+    monkeypatch.setattr(files, "_cleaned", set())
+    with replacing(tmp_path / "a.txt") as unfinished:
+        unfinished.write_text("done")
+    assert names(tmp_path) == [left[0].name, "a.txt"]
 
 
 # === Several writers ===

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_encnet.convert.architecture import MAX_CLASSES
+from keras_encnet.data.conventions import is_integer
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.models.resnet import DILATIONS, STRIDES
 
@@ -221,7 +222,7 @@ def _is_switch(value):
 
 
 def _is_integer(value):
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+    return is_integer(value) and abs(value) < 2**31
 
 
 def _is_number(value):

@@ -1,12 +1,11 @@
 """Checks of the arguments of `model.export` and `verify`."""
 
 import importlib.util
-import numbers
 import os
 import pathlib
 from collections.abc import Mapping
 
-from keras_encnet.data.conventions import MIN_SIZE
+from keras_encnet.data.conventions import MIN_SIZE, is_integer
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.export.runtimes import RUNTIMES
 
@@ -124,10 +123,7 @@ def target(path, format, version):
 
 def are_integers(values, count, least):
     """Whether there are `count` integers of `least` or more; booleans are none."""
-    return len(values) == count and all(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
-        for value in values
-    )
+    return len(values) == count and all(is_integer(value) and value >= least for value in values)
 
 
 def _listed(names):

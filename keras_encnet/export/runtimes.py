@@ -88,7 +88,16 @@ def version_of(name: str) -> str | None:
     row = RUNTIMES[name]
     # Packages of other names hold the same module: `tensorflow-cpu`, `onnxruntime-gpu`.
     packages = importlib.metadata.packages_distributions().get(row.package.replace("-", "_"))
+    if packages and name == "tf.lite" and not _has_tf_lite():
+        return None
     return row.title.format(importlib.metadata.version(packages[0])) if packages else None
+
+
+def _has_tf_lite():
+    """TensorFlow announces that `tf.lite` will leave it for `ai_edge_litert`."""
+    import tensorflow as tf
+
+    return hasattr(getattr(tf, "lite", None), "Interpreter")
 
 
 def _checked(run, expected):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope, in_safe_mode
 
 _init_kernels = contextvars.ContextVar("init_kernels", default=True)
 
@@ -54,8 +55,10 @@ def without_memory(function: Callable[[], Any]) -> Any:
     def call():
         # Keras keeps a list, for each thread, of the variables that it still has to fill. This thread
         # ends, and nobody asks for them.
-        with keras.StatelessScope(initialize_variables=False):
+        with SafeModeScope(safe_mode), keras.StatelessScope(initialize_variables=False):
             return function()
 
+    # What `keras.config.enable_unsafe_deserialization` has set in the caller's thread.
+    safe_mode = in_safe_mode()
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(call).result()

@@ -9,8 +9,7 @@ from keras_encnet.convert.pytorch import backbone_from_checkpoint, load_backbone
 from keras_encnet.convert.reading.checkpoint import read_checkpoint
 from keras_encnet.presets.checks import check_weights
 from keras_encnet.presets.directory import FILES, WEIGHTS
-from keras_encnet.presets.hub import download_file
-from keras_encnet.presets.release import converted
+from keras_encnet.presets.release import backbone_file, converted
 from keras_encnet.presets.table import find_backbone, imagenet_backbone, list_backbones
 
 
@@ -69,5 +68,5 @@ def _published(architecture, name):
             f"{record.name}, which is for {record.architecture!r}"
         )
     if record.release is None:
-        return download_file(record.hub["repo"], record.hub["file"])
+        return backbone_file(record)
     return converted("backbones", record, backbone_from_checkpoint)

@@ -1,6 +1,6 @@
 """What a preset's files may hold: checked before Keras makes anything of them.
 
-A preset may come from anybody. Its `config.json` must describe an `EncNet` and nothing else: no file to
+A preset may come from anyone. Its `config.json` must describe an `EncNet` and nothing else: no file to
 open, no host to contact, no class that this process does not know. Its weights must be plain arrays in
 the file itself, and the network that the config describes must not be larger than they are.
 """
@@ -8,7 +8,6 @@ the file itself, and the network that the config describes must not be larger th
 import inspect
 import json
 import math
-import numbers
 import os
 import pathlib
 import unicodedata
@@ -17,6 +16,7 @@ from typing import Any
 
 import keras
 
+from keras_encnet.data.conventions import is_integer
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.layers.policies import without_memory
 
@@ -26,8 +26,8 @@ MAX_DEPTH = 60  # of lists and dicts in it
 MAX_TEXT = 1000  # characters of a name
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-# Where Keras's own classes and functions that make up a network are.
-ROOMS = (
+# Keras's modules that hold the parts of networks.
+MODULES = (
     "activations",
     "constraints",
     "dtype_policies",
@@ -57,7 +57,11 @@ def read_config(path: pathlib.Path, cls: type[keras.Model]) -> dict:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} must have at most {MAX_BYTES} bytes. Received: {path.stat().st_size}")
     try:
-        stored = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        stored = json.loads(
+            path.read_text("utf-8"),
+            parse_constant=_refuse_constant,
+            object_hook=_without_compile_config,
+        )
         registered, config = stored["registered_name"], stored["config"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(damaged(path, _short(str(error)))) from error
@@ -160,7 +164,7 @@ def _array_size(name, item):
     if item.external or item.is_virtual:
         raise ValueError(f"{name!r} is stored in another file")
     if item.size and item.id.get_storage_size() < item.nbytes:
-        raise ValueError(f"{name!r} is compressed or empty, which Keras never writes")
+        raise ValueError(f"{name!r} is compressed or has no data; Keras writes neither")
     # int4 kernels are packed, two in a byte.
     packed = 2 if item.dtype.itemsize == 1 else 1
     return item.nbytes, (item.size or 0) * packed
@@ -212,7 +216,7 @@ def damaged(path: pathlib.Path, error: Any) -> str:
 def unbuildable(directory: pathlib.Path, error: Any) -> str:
     """The message about a preset whose config passes the checks, but gives no model."""
     return (
-        f"{directory / 'config.json'} describes no network that can be made, or is damaged: "
+        f"{directory / 'config.json'} does not describe a network that can be built, or is damaged: "
         f"{_short(str(error))}"
     )
 
@@ -223,7 +227,7 @@ def unbuildable(directory: pathlib.Path, error: Any) -> str:
 def _integer(least, greatest):
     return (
         f"an integer of {least} to {greatest}",
-        lambda value: _is_integer(value) and least <= value <= greatest,
+        lambda value: is_integer(value) and least <= value <= greatest,
     )
 
 
@@ -245,12 +249,8 @@ def _three(least):
     )
 
 
-def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 def _is_number(value):
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_text(value):
@@ -285,7 +285,7 @@ def _is_layers(value):
 
 
 def _is_rank(value):
-    return value is None or (_is_integer(value) and 1 <= value <= 1024)
+    return value is None or (is_integer(value) and 1 <= value <= 1024)
 
 
 SWITCH = ("true or false", lambda value: value in (True, False))
@@ -301,7 +301,7 @@ ARGUMENTS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "num_codes": _integer(1, 2**31 - 1),
     "head_channels": _integer(1, 2**31 - 1),
     "width": ("a number above 0, of at most 1000", lambda v: _is_number(v) and 0 < v <= 1000),
-    "output_stride": ("8, 16 or 32", lambda v: _is_integer(v) and v in (8, 16, 32)),
+    "output_stride": ("8, 16 or 32", lambda v: is_integer(v) and v in (8, 16, 32)),
     "laterals": SWITCH,
     "se_head": SWITCH,
     "aux_head": SWITCH,
@@ -339,6 +339,11 @@ def _has_own_from_config(cls):
     return cls.from_config.__func__ is not _encnet(cls).from_config.__func__
 
 
+def _without_compile_config(entries):
+    """A backbone's optimizer and losses are no part of the network, and presets hold none."""
+    return {name: value for name, value in entries.items() if name != "compile_config"}
+
+
 def _refuse_constant(name):
     raise ValueError(f"{name} is not a number")
 
@@ -365,11 +370,38 @@ def _check_tree(value, depth):
             if name == "backbone_weights" and item is not None:
                 raise ValueError(f"`{name}` must be null. Received: {_short(item)}")
             _check_tree(item, depth - 1)
+        for node in _nodes(value):
+            _check_node(node)
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check_tree(item, depth - 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"numbers must be finite. Received: {value}")
+
+
+def _nodes(value):
+    """The calls of a layer or an operation, as its entry in a network's config lists them."""
+    nodes = value.get("inbound_nodes")
+    return nodes if isinstance(nodes, (list, tuple)) else ()
+
+
+def _check_node(node):
+    """Checks that a call has an input of the network: without one, Keras would compute it at once."""
+    arguments = [node.get("args"), node.get("kwargs")] if isinstance(node, dict) else []
+    if not _has_tensor(arguments):
+        raise ValueError(f"each operation must have an input of the network. Received: {_short(node)}")
+
+
+def _has_tensor(value):
+    """Whether there is a tensor of the network among a call's arguments, where Keras looks for it."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_tensor, value))
+    if not isinstance(value, dict):
+        return False
+    kind = value.get("class_name")
+    if kind == "__keras_tensor__":
+        return "config" in value
+    return kind is None and _has_tensor(list(value.values()))
 
 
 def _check_object(value):
@@ -390,7 +422,9 @@ def _check_object(value):
     if name == "function":
         known = module == "builtins" or _is_in(module, FUNCTIONS)
     else:
-        known = module == "keras" or _is_in(module, ROOMS)
+        # A function would pass for a class.
+        is_class = name[:1].isupper() and "." not in name
+        known = is_class and (module == "keras" or _is_in(module, MODULES))
     if not known:
         raise ValueError(
             f"{_short(name)!r} of {_short(module)!r} is not a part of Keras's networks. If it is your "
@@ -399,9 +433,9 @@ def _check_object(value):
         )
 
 
-def _is_in(module, rooms):
+def _is_in(module, modules):
     place = (module or "").removeprefix("keras.").removeprefix("src.")
-    return module != place and place.split(".")[0] in rooms
+    return module != place and place.split(".")[0] in modules
 
 
 def _is_registered(name):

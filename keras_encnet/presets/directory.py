@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_encnet.files import replacing_directory
 from keras_encnet.layers.policies import skip_kernel_init
-from keras_encnet.presets.checks import check_entries, is_encnet
+from keras_encnet.presets.checks import check_config, is_encnet
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
@@ -39,7 +39,7 @@ def write_preset(model: keras.Model, directory: pathlib.Path, dtype: str | None 
     if dtype not in (None, "float32", "float16"):
         raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: {dtype!r}")
     if is_encnet(type(model)):
-        check_entries(model.get_config())
+        check_config(model.get_config(), type(model))
     if model.compiled:
         # Keras always stores the optimizer; a copy that was never compiled has none.
         with skip_kernel_init():

@@ -1,5 +1,6 @@
 """Downloads that resume after a break, have bounds and are checked. Files are complete or not there."""
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -11,6 +12,7 @@ import shutil
 import socket
 import ssl
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -26,7 +28,7 @@ from keras_encnet.presets.cache import cache_directory, explain_write_errors
 
 TRIES = 5  # in a row without a new byte
 PAUSE = 1.0  # seconds before the second try; doubles each time
-TIMEOUT = 30.0  # seconds without an answer
+TIMEOUT = 30.0  # seconds until the headers of an answer are complete, and without new bytes
 CHUNK = 1 << 18  # bytes
 LARGEST = 4 * 10**9  # bytes, where the file's size is not known
 LEAST = 10_000  # bytes per second, on average over `WINDOW`
@@ -44,16 +46,21 @@ def download_release(
 
     Args:
         release: the record's `release`.
-        size_mb: its `size_mb`. That is computed, not published, so three times as much is accepted.
+        size_mb: its `size_mb`.
         progress: whether to show a progress bar.
 
     Returns:
         The path of the file, which may be deleted after conversion.
     """
     checks = {key: release[key] for key in ("sha256", "sha1", "member") if key in release}
-    largest = LARGEST if size_mb is None else int(3e6 * size_mb)
-    path = release_path(release)
+    path, largest = release_path(release), largest_size(size_mb)
     return download(release["url"], path, largest=largest, progress=progress, **checks)
+
+
+def largest_size(size_mb: float | None) -> int:
+    """The most bytes that are accepted of a file whose record has `size_mb`."""
+    # That is computed, not published.
+    return LARGEST if size_mb is None else int(3e6 * size_mb)
 
 
 def release_path(release: dict) -> pathlib.Path:
@@ -77,7 +84,8 @@ def download(
     Received bytes are kept in `path.part` until the file is complete and checked. The next call resumes
     from there, also in another process, if the server confirms that the file is still the same. Of
     several calls for one path, the others wait until the first has ended. A download that brings less
-    than 10 kB/s over a minute, or takes twelve hours, is given up.
+    than 10 kB/s over a minute, or takes twelve hours, is stopped. A server that has not sent its
+    status and headers in 30 s counts as silent.
 
     Args:
         url: `http` or `https` address.
@@ -173,14 +181,14 @@ def _fetch(url, path, part, bar, largest):
             return
         except _TooSlow as error:
             raise TimeoutError(
-                f"Downloading {url} was given up: {error}.{_kept(url, part)} Try again later, or "
+                f"Downloading {url} was stopped: {error}.{_kept(url, part)} Try again later, or "
                 f"{_by_hand(path)}"
             ) from None
         except _TooLarge as error:
             _discard(part)
             raise ValueError(
                 f"{url} must have at most {largest} bytes. Received: {error} or more. It is not the "
-                "published file, and what was received was deleted."
+                "published file; the part received was deleted."
             ) from None
         except urllib.error.HTTPError as error:
             error.close()
@@ -298,14 +306,60 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, new)
 
 
+class _Response(http.client.HTTPResponse):
+    """A response whose headers must be complete in `TIMEOUT` seconds. The timeout of the socket bounds
+    only each piece of them."""
+
+    def __init__(self, sock, *args, **kwargs):
+        super().__init__(sock, *args, **kwargs)
+        self._connection = sock
+
+    def begin(self):
+        expired = threading.Event()
+
+        def expire():
+            expired.set()
+            # This ends a `recv` in another thread, unlike `close`.
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(TIMEOUT, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            super().begin()
+        finally:
+            timer.cancel()
+            if expired.is_set():
+                raise TimeoutError("its headers came too slowly")
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTP(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_Connection, request)
+
+
+class _HTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_SecureConnection, request)
+
+
 def _opener():
     """urllib's opener without the handlers of other schemes, to which a redirect could lead."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
         urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
+        _HTTP,
+        _HTTPS,
         urllib.request.HTTPDefaultErrorHandler,
         _Redirects,
         urllib.request.HTTPErrorProcessor,

@@ -12,6 +12,7 @@ import keras
 
 from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES, WEIGHTS, save_preset
+from keras_encnet.presets.download import LARGEST
 from keras_encnet.version import __version__
 
 HUB = "hf://"
@@ -148,8 +149,9 @@ def download_from_hub(
     Only the preset's files are downloaded; other files in the repository are ignored. A private
     repository needs the token of `hf auth login` or `HF_TOKEN`. `HF_HOME` or `HF_HUB_CACHE` set the
     cache's directory. `huggingface_hub` compares the length of each file with the Hub's, and gives up a
-    connection that is silent for `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10); it bounds neither size nor
-    total time. Without a connection, or with `HF_HUB_OFFLINE=1`, the cached files are used.
+    connection that is silent for `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10); it does not bound the total
+    time. Files of more than 4 GB are refused before their download. Without a connection, or with
+    `HF_HUB_OFFLINE=1`, the cached files are used.
 
     Args:
         handle: `"hf://user/repo"`.
@@ -161,8 +163,8 @@ def download_from_hub(
 
     Raises:
         ValueError: if there is no such repository or revision, if it holds no preset of
-            keras-encnet, or if the weights do not match `sha256` (they are then removed from the
-            cache).
+            keras-encnet, if a file is too large, or if the weights do not match `sha256` (they are then
+            removed from the cache).
         PermissionError: if the token is wrong, or the repository gated.
         ConnectionError: if the model is not in the cache and cannot be downloaded.
         OSError: if the cache cannot be written, or the disk is full.
@@ -177,6 +179,7 @@ def download_from_hub(
         )
 
     try:
+        _check_sizes(name, FILES, revision, LARGEST)
         with _explained("download", name, revision):
             directory = fetch()
     except ConnectionError as error:
@@ -187,16 +190,39 @@ def download_from_hub(
             raise error from error.__cause__
     directory = _checked_preset(directory, handle)
     if sha256 is not None:
-        _check_sha256(directory / WEIGHTS, sha256, handle)
+        check_sha256(directory / WEIGHTS, sha256, handle)
     return directory
 
 
-def download_file(repo: str, file: str) -> pathlib.Path:
-    """Downloads one file of a Hugging Face Hub repository into the Hub's cache; returns its path."""
+def download_file(
+    repo: str, file: str, revision: str | None = None, *, largest: int = LARGEST
+) -> pathlib.Path:
+    """Downloads one file of a Hugging Face Hub repository into the Hub's cache; returns its path.
+
+    Args:
+        repo: `"user/repo"`.
+        file: the file's path in the repository.
+        revision: branch, tag or commit hash; default: `"main"`.
+        largest: the most bytes that are accepted.
+
+    Raises:
+        Exception: as from `download_from_hub`.
+    """
     import huggingface_hub
 
-    with _explained("download", repo, None):
-        return pathlib.Path(huggingface_hub.hf_hub_download(repo, file, **_library()))
+    def fetch(**options):
+        found = huggingface_hub.hf_hub_download(repo, file, revision=revision, **_library(), **options)
+        return pathlib.Path(found)
+
+    try:
+        _check_sizes(repo, [file], revision, largest)
+        with _explained("download", repo, revision):
+            return fetch()
+    except ConnectionError as error:
+        try:
+            return fetch(local_files_only=True)
+        except (ValueError, FileNotFoundError):
+            raise error from error.__cause__
 
 
 def download_from_kaggle(handle: str) -> pathlib.Path:
@@ -287,21 +313,51 @@ def _checked_preset(directory, handle):
     return directory
 
 
-def _check_sha256(path, expected, handle):
+def _check_sizes(name, files, revision, largest):
+    """Checks the sizes that the Hub gives for files, before their download."""
+    import huggingface_hub
+
+    with _explained("download", name, revision):
+        api = huggingface_hub.HfApi(**_library())
+        found = api.model_info(name, revision=revision, files_metadata=True).siblings
+    for file in found:
+        if file.rfilename in files and (file.size or 0) > largest:
+            raise ValueError(
+                f"{file.rfilename} of {HUB}{name} must have at most {largest} bytes. Received: "
+                f"{file.size}. Nothing was downloaded."
+            )
+
+
+def check_sha256(path: pathlib.Path, expected: str, handle: str) -> None:
+    """Compares a file in the Hub's cache with its SHA-256.
+
+    Args:
+        path: the file.
+        expected: the SHA-256, in hexadecimal digits.
+        handle: where it is from, for the message.
+
+    Raises:
+        ValueError: if it is another file, which is then removed from the cache.
+    """
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found == expected.lower():
         return
-    # The cache's file is a link to the content. Remove both, or the next call would find them again.
-    content = path.resolve()
-    with contextlib.suppress(OSError):
-        path.unlink()
-        content.unlink(missing_ok=True)
+    remove_from_cache(path)
     raise ValueError(
         f"{path.name} of {handle} must have the SHA-256 {expected.lower()}. Received: {found}. It is "
         "damaged, or not the published file. It was removed from the cache: try again, and do not use "
         "it if that fails in the same way."
     )
+
+
+def remove_from_cache(path: pathlib.Path) -> None:
+    """Removes a file from the Hub's cache, if the cache can be written."""
+    # It is a link to the content. Remove both, or the next call would find them again.
+    content = path.resolve()
+    with contextlib.suppress(OSError):
+        path.unlink()
+        content.unlink(missing_ok=True)
 
 
 # === Errors ===

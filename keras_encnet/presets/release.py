@@ -12,7 +12,8 @@ from keras_encnet.files import replacing
 from keras_encnet.layers.policies import default_policy
 from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
-from keras_encnet.presets.download import download_release, release_path
+from keras_encnet.presets.download import download_release, largest_size, release_path
+from keras_encnet.presets.hub import HUB, check_sha256, download_file, remove_from_cache
 from keras_encnet.presets.table import Backbone, Preset
 
 
@@ -38,9 +39,8 @@ def converted(
 
     def make(directory):
         checkpoint = download_release(record.release, size_mb=record.size_mb)
-        with open(checkpoint, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        _check_pin(pin, checkpoint, found, record.release["url"])
+        found = _sha256(checkpoint)
+        _check_pin(pin, found, record.release["url"], checkpoint.unlink)
         # The cache is shared, so its content must not depend on the first caller's policy.
         with default_policy("float32"):
             write_preset(convert(read_checkpoint(checkpoint)), directory)
@@ -55,6 +55,31 @@ def converted(
     return directory
 
 
+def backbone_file(record: Backbone) -> pathlib.Path:
+    """The checkpoint of a backbone that is on the Hugging Face Hub, in the Hub's cache.
+
+    Where its SHA-256 is not known, the first download writes it into the cache of this package, and a
+    later one must be the same file.
+
+    Raises:
+        ValueError: if the file is not the published one, not that of the first download, or too large.
+        OSError: if it cannot be downloaded.
+    """
+    place = record.hub
+    largest = largest_size(record.size_mb)
+    path = download_file(place["repo"], place["file"], place.get("revision"), largest=largest)
+    handle = HUB + place["repo"]
+    if "sha256" in place:
+        check_sha256(path, place["sha256"], handle)
+        return path
+    pin, found = cache_directory() / "backbones" / f".{record.name}.sha256", _sha256(path)
+    _check_pin(pin, found, handle, lambda: remove_from_cache(path))
+    # The cache may be read-only.
+    with contextlib.suppress(OSError), replacing(pin) as unfinished:
+        unfinished.write_text(found, "utf-8")
+    return path
+
+
 def is_converted(kind: str, record: Preset | Backbone) -> bool:
     """Whether the directory of `converted` exists already."""
     return (cache_directory() / _place(kind, record)).is_dir()
@@ -66,12 +91,17 @@ def _place(kind, record):
     return f"{kind}/{record.name}-{checksum[:8]}"
 
 
-def _check_pin(pin, checkpoint, found, url):
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_pin(pin, found, url, remove):
     expected = pin.read_text("utf-8").strip() if pin.is_file() else found
     if found != expected:
-        checkpoint.unlink()
+        remove()
         raise ValueError(
-            f"{url} must have the SHA-256 {expected}, as when it was first converted. Received: "
+            f"{url} must have the SHA-256 {expected}, as when it was first used. Received: "
             f"{found}. It is another file now, and was deleted. If you trust it, delete {pin} and try "
             "again."
         )

@@ -99,7 +99,8 @@ class Backbone:
     """Weights of a ResNet trained on ImageNet.
 
     `architecture` is its name in `EncNet`. `size_mb` and `release` are as in `Preset`; if `release` is
-    `None`, `hub` holds `repo` and `file` on the Hugging Face Hub.
+    `None`, `hub` holds `repo` and `file` on the Hugging Face Hub and, where they are known, `revision`
+    (a commit) and `sha256`.
     """
 
     name: str

@@ -203,6 +203,7 @@ def test_a_file_in_place_of_a_directory_is_named(model, tmp_path):
         model.export(tmp_path / "file" / "model", "litert")
 
 
+@pytest.mark.slow
 def test_the_command_line_verifies(tmp_path, capsys):
     model = tiny()
     model.save_to_preset(tmp_path / "preset")
@@ -220,6 +221,15 @@ def test_the_command_line_verifies(tmp_path, capsys):
         assert words in output
     assert main(f"export {tmp_path / 'preset'} {tmp_path / 'x'} --format tflite".split()) == 1
     assert "'litert'" in capsys.readouterr().err
+
+
+def test_a_tensorflow_without_tf_lite_is_not_a_runtime_of_litert_files(monkeypatch):
+    import tensorflow as tf
+
+    assert runtimes.version_of("tf.lite").startswith("tf.lite (TensorFlow ")
+    monkeypatch.delattr(tf, "lite")
+    assert runtimes.version_of("tf.lite") is None
+    assert runtimes.version_of("tensorflow").startswith("TensorFlow ")
 
 
 def test_verify_reports_differences(tmp_path, monkeypatch):

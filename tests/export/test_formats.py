@@ -46,7 +46,7 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
         np.testing.assert_allclose(found["presence"], presence, atol=1e-5)
 
 
-@pytest.mark.parametrize("evaluation", [None, WINDOWS])
+@pytest.mark.parametrize("evaluation", [pytest.param(None, marks=pytest.mark.slow), WINDOWS])
 def test_litert_files_of_free_size_run_in_tensorflow_too(evaluation, tmp_path):
     model = tiny(evaluation=evaluation)
     path = model.export(tmp_path / "model", "litert")
@@ -58,9 +58,9 @@ def test_litert_files_of_free_size_run_in_tensorflow_too(evaluation, tmp_path):
 @pytest.mark.parametrize(
     "format, name, package",
     [
-        ("tf_saved_model", "TensorFlow", "tensorflow"),
+        pytest.param("tf_saved_model", "TensorFlow", "tensorflow", marks=pytest.mark.slow),
         ("onnx", "ONNX Runtime", "onnxruntime"),
-        ("openvino", "OpenVINO", "openvino"),
+        pytest.param("openvino", "OpenVINO", "openvino", marks=pytest.mark.slow),
     ],
 )
 def test_a_verification_names_runtime_and_version(format, name, package, tmp_path):
@@ -89,7 +89,7 @@ def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
         assert b"/while/while/" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("batch_size", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_fixed_size_in_openvino(batch_size, tmp_path):
     import openvino
 
@@ -102,6 +102,7 @@ def test_a_fixed_size_in_openvino(batch_size, tmp_path):
         assert np.mean(labels == wanted.label_map) > 0.9998
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_encodings_protocol_and_logits(format, tmp_path):
     model = tiny(evaluation={"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"})
@@ -129,7 +130,9 @@ def test_float16_halves_the_file(format, tmp_path):
     assert 1e-6 < abs(found - logits).max() / abs(logits).max() < 5e-3
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_a_mixed_model_is_exported_in_float32(dtype, tmp_path):
     model = tiny(dtype)
     images = image(0, 97, 131)[None]

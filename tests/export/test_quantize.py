@@ -69,9 +69,9 @@ def test_the_model_is_better_than_chance(model):
     "format, size, evaluation",
     [
         ("onnx", None, None),
-        ("onnx", (96, 128), WINDOWS),
+        pytest.param("onnx", (96, 128), WINDOWS, marks=pytest.mark.slow),
         ("litert", None, WINDOWS),
-        ("litert", (96, 128), None),
+        pytest.param("litert", (96, 128), None, marks=pytest.mark.slow),
     ],
 )
 def test_nearly_all_labels_are_the_models(model, format, size, evaluation, tmp_path, monkeypatch):

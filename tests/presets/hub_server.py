@@ -330,6 +330,7 @@ class HubHandler(Handler):
     def info(self, name, revision="main"):
         repo = self.repo(name)
         commit = repo.at(revision)
+        sizes = "blobs=" in urlsplit(self.path).query
         return (
             200,
             {
@@ -342,7 +343,10 @@ class HubHandler(Handler):
                 "createdAt": DATE,
                 "lastModified": DATE,
                 "tags": [],
-                "siblings": [{"rfilename": path} for path in commit.files],
+                "siblings": [
+                    {"rfilename": path, **({"size": len(file.content)} if sizes else {})}
+                    for path, file in commit.files.items()
+                ],
             },
             {},
         )

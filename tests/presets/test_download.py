@@ -1,5 +1,6 @@
 """Downloads from a local server that breaks off, lies and refuses."""
 
+import contextlib
 import errno
 import hashlib
 import http.server
@@ -50,6 +51,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_response(status)
                 self.send_header("Location", server.location)
                 return self.end_headers()
+            if status == "slow headers":
+                with contextlib.suppress(OSError):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    for _ in range(1000):
+                        self.wfile.write(b"A: b\r\n")
+                        time.sleep(0.02)
+                return None
             return self.send_error(status)
         start, status = 0, 200
         same = condition in server.version.values() or not server.conditions
@@ -466,7 +474,7 @@ def test_server_that_sends_drop_by_drop(server, path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 1000)  # for each look at the clock
     Clock(monkeypatch)
     message = (
-        "was given up: only .* bytes per second arrived, of at least 10000. The .* bytes .*are kept"
+        "was stopped: only .* bytes per second arrived, of at least 10000. The .* bytes .*are kept"
     )
     with pytest.raises(TimeoutError, match=message) as caught:
         download(server.url, path)
@@ -481,7 +489,7 @@ def test_server_that_sends_a_drop_and_breaks_off(server, path, monkeypatch):
     Clock(monkeypatch)
     monkeypatch.setattr(module, "PAUSE", 0.0)
     server.break_after = [10] * 1000
-    with pytest.raises(TimeoutError, match="was given up: only .* bytes per second"):
+    with pytest.raises(TimeoutError, match="was stopped: only .* bytes per second"):
         download(server.url, path)
     assert len(server.asked) < 100
 
@@ -494,11 +502,23 @@ def test_pause_of_the_network_is_not_the_server_s_speed(server, path, monkeypatc
     assert path.read_bytes() == CONTENT
 
 
+def test_headers_that_come_drop_by_drop(server, path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    server.statuses = ["slow headers"]
+    download(server.url, path)  # in the second try
+    assert path.read_bytes() == CONTENT and len(server.asked) == 2
+    server.statuses = ["slow headers"] * 5
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError, match="failed 5 times in a row: it did not answer for 0.2 s"):
+        download(server.url, path.with_name("other"))
+    assert time.monotonic() - begin < 5 and files(path) == {"weights.pth"}
+
+
 def test_download_that_takes_too_long(server, path, monkeypatch):
     monkeypatch.setattr(module, "LONGEST", 3.0)
     monkeypatch.setattr(module, "CHUNK", 20_000)
     Clock(monkeypatch)
-    with pytest.raises(TimeoutError, match="was given up: it was not complete after .* hours"):
+    with pytest.raises(TimeoutError, match="was stopped: it was not complete after .* hours"):
         download(server.url, path)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES
 from keras_encnet.presets.hub import download_from_hub, download_from_kaggle, push_to_hub
 
+hub_module = importlib.import_module("keras_encnet.presets.hub")
 SAVED = pathlib.Path(__file__).parent / "saved_by_0_1"
 SHA256 = hashlib.sha256((SAVED / "model.weights.h5").read_bytes()).hexdigest()
 ONE = image(0, 40, 56)[None]
@@ -165,6 +167,29 @@ def test_only_the_files_of_a_preset_are_downloaded(hub):
         assert (directory / name).read_bytes() == (SAVED / name).read_bytes()
     asked = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
     assert asked == set(FILES)
+
+
+def test_files_that_are_too_large_are_not_downloaded(hub, client, monkeypatch):
+    published(hub, notes=b"x" * 10**6)  # not of the preset
+    size = (SAVED / "model.weights.h5").stat().st_size
+    monkeypatch.setattr(hub_module, "LARGEST", size - 1)
+    message = (
+        rf"model\.weights\.h5 of hf://ada/streets must have at most {size - 1} bytes. Received: {size}"
+    )
+    with pytest.raises(ValueError, match=message):
+        download_from_hub("hf://ada/streets")
+    with pytest.raises(ValueError, match="at most 10 bytes. Received: "):
+        hub_module.download_file("ada/streets", "config.json", largest=10)
+    assert not [request for request in hub.requests if "/resolve/" in request]
+    monkeypatch.setattr(hub_module, "LARGEST", size)
+    directory = download_from_hub("hf://ada/streets")
+    file = hub_module.download_file("ada/streets", "config.json", directory.name, largest=10**6)
+    hub.die()
+    assert hub_module.download_file("ada/streets", "config.json", directory.name) == file
+    client(HF_HUB_OFFLINE=True)
+    assert hub_module.download_file("ada/streets", "config.json", directory.name) == file
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set and it is not in the cache"):
+        hub_module.download_file("ada/streets", "notes", directory.name)
 
 
 def test_download_that_breaks_off_resumes(hub):

@@ -167,7 +167,7 @@ def test_release_is_pinned_at_the_first_conversion(cache, server, monkeypatch):
     content[-5] ^= 1
     path.write_bytes(content)
     monkeypatch.setattr(download, "_verify", lambda *_: None)
-    with pytest.raises(ValueError, match=f"must have the SHA-256 {full}.*first converted") as caught:
+    with pytest.raises(ValueError, match=f"must have the SHA-256 {full}.*first used") as caught:
         EncNet.from_preset("ade20k_r50")
     assert release["url"] in str(caught.value) and str(pin) in str(caught.value)
     assert not list((cache / "downloads").glob("[!.]*")) and not model.exists()
@@ -266,6 +266,60 @@ def test_weights_of_timm_come_from_the_hub(cache, hub, tmp_path, monkeypatch):
     model = EncNet("resnet50s", 4, backbone_weights="resnet50s.gluon_in1k", **TINY)
     kernel = np.asarray(model.backbone.get_layer("stem_conv3").get_weights()[0])
     np.testing.assert_array_equal(kernel, own["conv1.6.weight"].transpose(2, 3, 1, 0))
+
+
+@pytest.fixture
+def timm(cache, hub, tmp_path, monkeypatch):
+    """A function that publishes weights and makes the table point to them, with `changes`."""
+    state = tiny_state("pytorch-encoding-r50s")
+    own = {k.removeprefix("pretrained."): v for k, v in state.items() if k.startswith("pretrained.")}
+    record = table.find_backbone("resnet50s.gluon_in1k")
+
+    def publish_weights(number=0.0, size_mb=1, **changes):
+        own["conv1.0.weight"].flat[0] = number
+        path = write_safetensors(tmp_path / "model.safetensors", own)
+        address = publish({"model.safetensors": path}, "ada/resnet50s", token="hf_ada")
+        place = {**record.hub, "repo": "ada/resnet50s", **changes}
+        moved = dataclasses.replace(record, hub=place, size_mb=size_mb)
+        monkeypatch.setattr(backbones, "find_backbone", lambda name: moved)
+        return address.rsplit("/", 1)[1], hashlib.sha256(path.read_bytes()).hexdigest()
+
+    return publish_weights
+
+
+def load_timm():
+    return EncNet("resnet50s", 4, backbone_weights="resnet50s.gluon_in1k", **TINY)
+
+
+def test_weights_of_timm_are_pinned_at_the_first_download(timm, cache):
+    _, first = timm(0.0)
+    load_timm()
+    (pin,) = (cache / "backbones").glob("*.sha256")
+    assert (pin.name, pin.read_text()) == (".resnet50s.gluon_in1k.sha256", first)
+    load_timm()
+    _, second = timm(1.0)
+    message = f"hf://ada/resnet50s must have the SHA-256 {first}, as.*Received: {second}.*delete {pin}"
+    with pytest.raises(ValueError, match=message):
+        load_timm()
+    pin.unlink()
+    load_timm()
+    assert pin.read_text() == second
+
+
+def test_weights_of_timm_whose_revision_and_checksum_are_known(timm, cache):
+    commit, sha256 = timm(0.0)
+    timm(1.0, revision=commit, sha256=sha256)
+    load_timm()
+    assert not (cache / "backbones").exists()
+    timm(1.0, sha256=sha256)
+    with pytest.raises(ValueError, match=f"model.safetensors of hf://ada/.* SHA-256 {sha256}"):
+        load_timm()
+
+
+def test_weights_of_timm_that_are_too_large(timm):
+    timm(size_mb=0.1)
+    with pytest.raises(ValueError, match="must have at most 300000 bytes. Received: "):
+        load_timm()
 
 
 def test_unknown_weights():

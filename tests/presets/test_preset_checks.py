@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from keras.src.saving import serialization_lib
 
 from golden.weights import image
 from keras_encnet import EncNet
@@ -185,6 +187,16 @@ def test_what_a_preset_may_not_hold_is_not_saved(tmp_path):
     model = tiny(labels=["sky", "road", "\x07"])
     with pytest.raises(ValueError, match="`labels` must be.*without control characters"):
         model.save_to_preset(tmp_path / "mine")
+
+    class Mine(keras.layers.Layer):
+        def call(self, features):
+            return features
+
+    backbone = own_backbone()
+    features = [Mine()(feature) for feature in backbone.outputs]
+    model = tiny(keras.Model(backbone.inputs, features))
+    with pytest.raises(ValueError, match="'Mine'.*register it with"):
+        model.save_to_preset(tmp_path / "mine")
     assert not list(tmp_path.iterdir())
 
 
@@ -214,7 +226,16 @@ def function(module, name):
     return {"module": module, "class_name": "function", "config": name, "registered_name": name}
 
 
+# Names by which Keras would return a function.
+FUNCTIONS = [
+    {"module": "keras.models", "class_name": "load_model", "registered_name": None},
+    {"module": "keras", "class_name": "utils.get_file", "registered_name": None},
+    {"module": "keras", "class_name": "config.enable_unsafe_deserialization", "registered_name": None},
+    {"module": "keras.layers", "class_name": "Layer.from_config", "registered_name": None},
+]
+
 HOSTILE = [
+    *FUNCTIONS,
     {"module": "os", "class_name": "system", "registered_name": None},
     {"module": "antigravity", "class_name": "fly", "registered_name": "fly"},
     {"module": "keras.utils", "class_name": "get_file", "registered_name": None},
@@ -248,6 +269,81 @@ def test_objects_that_are_no_part_of_a_network_are_refused(changes, saved, chang
     assert "antigravity" not in sys.modules
 
 
+@pytest.mark.parametrize("changes", FUNCTIONS, ids=lambda changes: changes["class_name"])
+def test_functions_do_not_pass_for_classes(changes, saved, change):
+    config = with_layer(config_of(saved / "own"), **changes)
+    message = f"'{changes['class_name']}' of '{changes['module']}' is not a part of Keras's networks"
+    with pytest.raises(ValueError, match=message):
+        EncNet.from_preset(change("own", backbone=config["backbone"]))
+
+
+def test_operations_that_would_run_at_once_are_refused(saved, change):
+    tensor = {"class_name": "__tensor__", "config": {"value": [1.0], "dtype": "float32"}}
+    hidden = {"class_name": "__keras_tensor__"}  # without a config, Keras reads a plain dict
+    for argument in (tensor, {"a": [tensor]}, hidden, [], tensor | {"x": {**hidden, "config": {}}}):
+        for nodes in ([{"args": [argument], "kwargs": {}}], [{}], [[["b", 0, 0]]], [None]):
+            config = config_of(saved / "own")
+            config["backbone"]["config"]["layers"].append(
+                {
+                    "module": "keras.src.ops.numpy",
+                    "class_name": "BroadcastTo",
+                    "config": {"shape": [10]},
+                    "name": "b",
+                    "inbound_nodes": nodes,
+                }
+            )
+            message = r"config\.json.*each operation must have an input of the network\. Received: "
+            with pytest.raises(ValueError, match=message):
+                EncNet.from_preset(change("own", backbone=config["backbone"]))
+
+
+def test_operations_on_the_network_s_tensors_are_accepted(tmp_path):
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 8, strides=8, padding="same")(pixels)
+    features = keras.ops.concatenate([features, 1.0 - features[..., :2]], -1)
+    model = tiny(keras.Model(pixels, [features, keras.ops.relu(features)]))
+    model.save_to_preset(tmp_path / "mine")
+    again = EncNet.from_preset(tmp_path / "mine")
+    np.testing.assert_allclose(again.predict(ONE), model.predict(ONE), rtol=1e-5, atol=1e-6)
+
+
+def test_functions_of_a_backbone_need_the_caller_s_consent(tmp_path):
+    pixels = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 8, strides=8, padding="same")(pixels)
+    double = keras.layers.Lambda(lambda x: 2 * x)(features)
+    tiny(keras.Model(pixels, [features, double])).save_to_preset(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"config\.json.*Lambda"):
+        EncNet.from_preset(tmp_path / "mine")
+    before = serialization_lib.in_safe_mode()
+    with serialization_lib.SafeModeScope(before):  # which restores it
+        keras.config.enable_unsafe_deserialization()
+        assert EncNet.from_preset(tmp_path / "mine").backbone.layers[-1].name == "lambda"
+    assert serialization_lib.in_safe_mode() == before
+
+
+def test_a_compiled_backbone_of_one_s_own(tmp_path):
+    backbone = own_backbone()
+    backbone.compile("adam", "mse")
+    compiled = keras.saving.serialize_keras_object(backbone)
+    assert "Adam" in str(compiled["compile_config"])
+    model = tiny(backbone)
+    model.save_to_preset(tmp_path / "mine")
+    assert not EncNet.from_preset(tmp_path / "mine").backbone.compiled
+    # As earlier versions saved it.
+    path = tmp_path / "mine" / "config.json"
+    stored = json.loads(path.read_text())
+    stored["config"]["backbone"]["compile_config"] = compiled["compile_config"]
+    path.write_text(json.dumps(stored))
+    again = EncNet.from_preset(tmp_path / "mine")
+    assert not again.backbone.compiled
+    np.testing.assert_array_equal(again.predict(ONE), model.predict(ONE))
+
+
+def test_a_preset_of_earlier_versions_with_a_width_that_had_no_effect(change):
+    model = EncNet.from_preset(change("own", width=2.0, output_stride=16))
+    assert model.backbone.get_layer("scaled") and model.width == 1 and model.output_stride == 8
+
+
 def test_one_s_own_objects_need_to_be_registered(saved, change):
     config = with_layer(config_of(saved / "own"))
     scaled = config["backbone"]["config"]["layers"][1]
@@ -263,25 +359,59 @@ def test_one_s_own_objects_need_to_be_registered(saved, change):
 # === The size of the network ===
 
 
+@pytest.fixture
+def peak():
+    """A function that gives the most memory in kB that this process has had, since `reset=True`."""
+    status, counter = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+    if not os.access(counter, os.W_OK):
+        pytest.skip("needs Linux's counter of memory")
+
+    def peak(reset=False):
+        if reset:
+            counter.write_text("5")
+        (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return int(line.split()[1])
+
+    return peak
+
+
 @pytest.mark.parametrize(
     "entries",
     [{"head_channels": 1_000_000}, {"num_codes": 10**9}, {"width": 1000}, {"num_classes": 65535}],
     ids=str,
 )
-def test_no_memory_is_taken_for_what_the_weights_do_not_fill(entries, change):
-    resource = pytest.importorskip("resource")
-    directory = change(**entries, labels=None, ignore_index=65535)
+def test_no_memory_is_taken_for_what_the_weights_do_not_fill(entries, change, peak):
     EncNet.from_preset(change())
     directory = change(**entries, labels=None, ignore_index=65535)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak(reset=True)
     begin = time.monotonic()
     with pytest.raises(ValueError, match=r"mine: the weights file must hold the \d+ numbers") as caught:
         EncNet.from_preset(directory)
     assert "config.json" in str(caught.value) and time.monotonic() - begin < 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert peak() - before < 200_000
     # Nor later, when Keras makes what it has put off.
     with keras.StatelessScope():
         pass
+
+
+def test_no_memory_is_taken_for_lora_matrices_larger_than_the_kernel(tmp_path):
+    EncNet(own_backbone(), 1000, head_channels=8, num_codes=4, ignore_index=1000).save_to_preset(
+        tmp_path / "mine"
+    )
+    path = tmp_path / "mine" / "config.json"
+    original = path.read_text()
+    for rank, message in [
+        (1024, "does not describe a network that can be built.*the rank is too large for the kernel"),
+        (1025, "LoRA ranks of 1 to 1024"),
+        (10**9, "LoRA ranks of 1 to 1024"),
+        (2.0, "LoRA ranks of 1 to 1024"),
+        (True, "LoRA ranks of 1 to 1024"),
+    ]:
+        stored = json.loads(original)
+        stored["config"]["layers"] = {"pixel_logits": {"lora_rank": rank}}
+        path.write_text(json.dumps(stored))
+        with pytest.raises(ValueError, match=rf"config\.json.*{message}"):
+            EncNet.from_preset(tmp_path / "mine")
 
 
 def test_the_size_of_one_s_own_backbone_is_checked_too(saved, change):
@@ -353,8 +483,8 @@ KINDS = [
     ("soft link", "link to another place"),
     ("external storage", "stored in another file"),
     ("virtual", "stored in another file"),
-    ("compressed", "compressed or empty"),
-    ("never written", "compressed or empty"),
+    ("compressed", "compressed or has no data"),
+    ("never written", "compressed or has no data"),
     ("text", "not an array of numbers"),
     ("type", "not an array of numbers"),
 ]

@@ -2,9 +2,11 @@
 
 from keras_encnet.convert.reading.errors import Refused
 
-# Bytes that any file may take, and bytes for each byte of the file. A checkpoint takes its own size
-# once or twice. The 64 MiB are for what a tiny file may need.
-FLOOR, RATIO = 2**26, 8
+# Bytes that any file may take, and bytes for each byte of the file. A checkpoint of tensors takes its
+# own size once or twice. One of NumPy arrays counts 10 times: 1 for the pickle in the zip, 4 for the
+# text in which it holds an array, 4 for encoding the text, 1 for the array. The 64 MiB are for what a
+# tiny file may need.
+FLOOR, RATIO = 2**26, 16
 
 
 class Budget:
@@ -19,7 +21,7 @@ class Budget:
     >>> budget = Budget(1000)
     >>> budget.spend(2**26)
     >>> budget.left
-    8000
+    16000
     """
 
     def __init__(self, size: int):

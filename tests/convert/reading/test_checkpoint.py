@@ -13,6 +13,7 @@ import make_checkpoints
 import numpy as np
 import pytest
 
+from keras_encnet.convert.reading import budget
 from keras_encnet.convert.reading.checkpoint import read_checkpoint
 
 SAVED = Path(__file__).parent / "saved"
@@ -156,6 +157,17 @@ def test_a_file_from_a_big_endian_machine(tmp_path):
 def numpy_array(array):
     """The opcodes of an array that NumPy pickles with protocol 2."""
     return pickle.dumps(array, 2)[2:-1]
+
+
+@pytest.mark.parametrize("value", [0, 0.1])
+def test_large_arrays_of_numpy(value, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "FLOOR", 2**16)  # as if the arrays were far larger
+    array = np.full(10**6, value, "float32")
+    body = make.dict_of(state_dict=make.dict_of(w=numpy_array(array)))
+    for path in (make.torch_zip(tmp_path / "x.pth", body), tmp_path / "y.pth"):
+        if not path.exists():
+            path.write_bytes(make.legacy(body))
+        np.testing.assert_array_equal(read_checkpoint(path).state["w"].numpy(), array)
 
 
 def test_metadata_holds_only_plain_values(tmp_path):
