@@ -170,10 +170,10 @@ def value_pair(text):
     >>> value_pair("255:1")
     (255, 1)
     """
-    match = re.fullmatch(r"(\d+):(\d+)", text)
+    match = re.fullmatch(r"(-?\d+):(\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(
-            f"must be FROM:TO, two integers from 0 up such as 255:1. Received: {text!r}"
+            f"must be FROM:TO, two integers such as 255:1, TO from 0 up. Received: {text!r}"
         )
     return int(match[1]), int(match[2])
 
@@ -386,7 +386,10 @@ COMMANDS = {
         "find the class of every pixel of photographs",
         [
             argument(
-                "photo", nargs="+", help="image files, folders, or patterns such as 'photos/*.jpg'"
+                "photo",
+                nargs="+",
+                help="image files, folders, or patterns such as 'photos/*.jpg'; of folders, earlier "
+                "results (*_labels.png, *_overlay.png) are left out",
             ),
             argument("--model", required=True, help=MODEL),
             argument(

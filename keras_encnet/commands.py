@@ -24,6 +24,8 @@ from keras_encnet.presets.cache import cache_directory
 # Arguments of `train` that may differ when it resumes. Data is compared by what it holds.
 FREE = ("out", "epochs", "images", "masks", "camvid", "val_images", "val_masks", "validate_every")
 
+RESULTS = "_labels.png", "_overlay.png"  # what `segment` writes for each photograph
+
 
 def demo(arguments):
     run_demo(arguments.out, seed=arguments.seed)
@@ -33,7 +35,6 @@ def train(arguments):
     out = pathlib.Path(arguments.out)
     validation, pairs = _validation_pairs(arguments), _pairs(arguments, "train")
     num_classes = arguments.num_classes or (pairs.labels and len(pairs.labels))
-    ignore_index = ignore_index_for(num_classes)
     batches = data.batches(
         pairs,
         size=arguments.size,
@@ -41,8 +42,6 @@ def train(arguments):
         augment=True,
         seed=arguments.seed,
     )
-    # Before anything is written.
-    data.check_masks(pairs, num_classes, ignore_index)
     settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
     model = training.train(
         lambda: _compiled_model(
@@ -70,7 +69,7 @@ def segment(arguments):
     for photo, name in zip(photos, result_names(photos), strict=True):
         try:
             result = model.segment(photo)
-            label_map, overlay = out / f"{name}_labels.png", out / f"{name}_overlay.png"
+            label_map, overlay = (out / f"{name}{ending}" for ending in RESULTS)
             result.save(label_map)
             with replacing(overlay) as unfinished:
                 result.overlay().save(unfinished)
@@ -85,7 +84,7 @@ def segment(arguments):
             print(f"  in the scene, as the SE head estimates: {', '.join(present) or 'nothing'}")
     if failures:
         listed = "\n".join(f"  {error}" for error in failures)
-        raise ValueError(f"{len(failures)} of the images could not be segmented:\n{listed}")
+        raise ValueError(f"{len(failures)} of the inputs failed:\n{listed}")
 
 
 def evaluate(arguments):
@@ -177,13 +176,19 @@ def _folder(arguments, images, masks):
 
 def _photos(sources):
     """The image files that files, folders and globs name, each once, and the errors of those that name
-    none."""
+    none. In folders, earlier results are left out."""
     photos, failures = {}, []
     for source in sources:
         try:
-            photos |= {path.resolve(): path for path in image_paths(source)}
+            paths = image_paths(source)
         except OSError as error:
             failures.append(error)
+            continue
+        if os.path.isdir(source):
+            paths = [path for path in paths if not path.name.endswith(RESULTS)]
+            if not paths:
+                failures.append(ValueError(f"{source} has no images but results of this command."))
+        photos |= {path.resolve(): path for path in paths}
     return list(photos.values()), failures
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from golden.files import tiny_state, write_safetensors
 from keras_encnet import EncNet, __version__, cli, commands
 from keras_encnet.cli import main
+from keras_encnet.data.advice import MaskError, is_outside, readings
 from keras_encnet.data.conventions import MIN_SIZE
 from keras_encnet.demo import scenes
 from keras_encnet.export.export import export_model
@@ -144,8 +146,8 @@ TRAIN = "train --images i --masks m --labels a,b --out x"
         (f"{TRAIN} --num-classes 3", "--labels must be 3 names if --num-classes is 3. Received: 2"),
         (f"{TRAIN} --label-map 1:0 2:1 --label-map 1:2", "must rename each value once. Received: 1"),
         (f"{TRAIN} --label-map", "--label-map: expected at least one argument"),
-        (f"{TRAIN} --label-map 255", "--label-map: must be FROM:TO, two integers from 0 up"),
-        (f"{TRAIN} --label-map=-1:0", "Received: '-1:0'"),
+        (f"{TRAIN} --label-map 255", "--label-map: must be FROM:TO, two integers such as"),
+        (f"{TRAIN} --label-map=1:-1", "Received: '1:-1'"),
         (f"{TRAIN} --labels a,,b", "--labels: must be names separated by commas"),
         (f"{TRAIN} --preset p --width 0.5", "--preset already says what --width would"),
         (
@@ -287,9 +289,25 @@ def test_folders_patterns_and_broken_files_are_segmented(files, model, tmp_path,
     captured = capsys.readouterr()
     assert "in the scene, as the SE head estimates: " in captured.out
     error = captured.err.splitlines()
-    assert error[0] == "keras-encnet segment: 3 of the images could not be segmented:"
+    assert error[0] == "keras-encnet segment: 3 of the inputs failed:"
     for name, line in zip(("nowhere.jpg", "broken.jpg", "small.png"), error[1:], strict=True):
         assert name in line
+
+
+def test_earlier_results_in_a_folder_are_left_out(files, model, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(files / "images" / "0.png", photos / "0.png")
+    command = ["segment", str(photos), "--model", str(model), "--out", str(photos)]
+    for _ in range(2):
+        assert main(command) == 0
+        assert len(list(photos.iterdir())) == 3
+    # Named, they are photographs as well.
+    named = str(photos / "0_overlay.png")
+    assert main(["segment", named, "--model", str(model), "--out", str(tmp_path / "out")]) == 0
+    (photos / "0.png").unlink()
+    assert main(command) == 1
+    assert "photos has no images but results of this command" in capsys.readouterr().err
 
 
 # === Words ===
@@ -310,12 +328,64 @@ def test_warnings_are_one_line(files, tmp_path, capsys):
     for i in range(6):
         Image.new("L", (80, 64), color=1).save(tmp_path / "masks" / f"{i}.png")
     command = (
-        f"train --images {files}/images --masks {tmp_path}/masks --num-classes 2 --out {tmp_path}/run"
+        f"train --images {files}/images --masks {tmp_path}/masks --num-classes 2 --out {tmp_path}/run "
+        "--backbone resnet18 --width 0.125 --head-channels 8 --size 48 64 --batch-size 3 --epochs 1"
     )
-    assert main([*command.split(), "--backbone", "resnet5"]) == 1
+    assert main(command.split()) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("keras-encnet train: warning: No mask has this class: 0.")
-    assert lines[1].startswith("keras-encnet train: ") and len(lines) == 2
+    assert len(lines) == 1
+
+
+def test_masks_that_cannot_be_trained_on_leave_no_run(files, tmp_path, capsys):
+    more = "--backbone resnet18 --width 0.125 --head-channels 8 --size 48 64 --num-classes 2".split()
+    command = f"train --images {files}/images --masks {files}/masks --out {tmp_path}/run".split()
+    assert main([*command, *more]) == 1
+    assert "Mask values must be one of the 2 classes" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_masks_are_checked_with_the_value_that_a_preset_ignores(files, tmp_path, capsys):
+    labels = scenes(1).labels
+    EncNet(
+        "resnet18", len(labels), labels=labels, width=0.125, head_channels=8, ignore_index=20
+    ).save_to_preset(tmp_path / "preset")
+    (tmp_path / "masks").mkdir()
+    for i in range(6):
+        mask = np.array(Image.open(files / "masks" / f"{i}.png"))
+        mask[:2] = 20
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+    command = (
+        f"train --images {files}/images --masks {tmp_path}/masks --labels {','.join(labels)} --out "
+        f"{tmp_path}/run --preset {tmp_path}/preset --size 48 64 --batch-size 3 --epochs 1"
+    )
+    assert main(command.split()) == 0, capsys.readouterr().err
+
+
+def test_every_advice_about_mask_values_can_be_given_to_the_command():
+    random = np.random.default_rng(0)
+    known = [{-2: 4, -1: 9, 0: 70, 1: 80}, {9: 1, 10: 1, 11: 1}, {0: 5, 255: 5}, {0: 1, -1: 3, 254: 4}]
+    drawn = [
+        dict.fromkeys(random.choice(np.arange(-3, 256), random.integers(1, 6), replace=False), 10)
+        for _ in range(200)
+    ]
+    mapped = 0
+    for totals in [*known, *drawn]:
+        totals = {int(value): pixels for value, pixels in totals.items()}
+        if not any(is_outside(value, 3, 255) for value in totals):
+            continue
+        for reading in readings(totals, 3, 255):
+            text = MaskError("", [reading]).text(command_line=True)
+            options = re.findall(r"--label-map[= ]?[-\d: ]*\d|--label-map=\S+:\d+", text)
+            given = [word for option in options for word in option.split()]
+            arguments = cli._parser().parse_args(
+                ["evaluate", *"--images i --masks m --model x".split(), *given]
+            )
+            assert dict(arguments.label_map) == (reading.label_map or {}), text
+            mapped += bool(reading.label_map)
+    assert mapped > 100
+    text = MaskError("", readings(known[0], 2, 255)).text(command_line=True)
+    assert "pass --label-map=-2:255 --label-map=-1:255." in text
 
 
 def test_validation_images_are_named_as_such(files, tmp_path, capsys):

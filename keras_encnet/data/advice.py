@@ -102,6 +102,13 @@ def readings(totals: Mapping[int, int], num_classes: int, ignore_index: int) -> 
     if len(outside) <= 3 and all(value < 0 or value >= NEARLY_WHITE for value in outside):
         return [void]
     classes = Reading("If they are classes", num_classes=most + 1)
+    if not any(0 <= value < num_classes for value in values):
+        first = outside[0]
+        if first > 0 and outside == list(range(first, first + num_classes)):
+            shifted = {value: value - first for value in outside}
+            return [Reading(f"Most likely the labels are shifted by {first}", shifted), classes]
+        if most > 0:
+            return [classes, void._replace(meaning="If they mark pixels without a class")]
     if len(outside) == 1:
         return [void, classes._replace(meaning=f"If {most} is a class")]
     void = void._replace(meaning=f"If the values from {num_classes} up mark pixels without a class")
@@ -116,6 +123,64 @@ def readings(totals: Mapping[int, int], num_classes: int, ignore_index: int) -> 
     )
     void = void._replace(meaning="If they mark pixels without a class")
     return [blended, *([void] if len(outside) <= 5 else []), *([classes] if most > 0 else [])]
+
+
+def too_few_classes(
+    totals: Mapping[int, int], num_classes: int, ignore_index: int, where: str = ""
+) -> tuple[str, str, list[Reading]] | None:
+    """What is wrong with masks that have no class, or one class and ignored pixels.
+
+    Args:
+        totals, num_classes, ignore_index: as for `readings`, without values outside the classes.
+        where: " in the training data", for instance.
+
+    Returns:
+        `None`, or the kind, "ignored" or "one class", and the arguments of `MaskError`.
+
+    >>> kind, found, _ = too_few_classes({255: 9}, 2, 255)
+    >>> kind, found
+    ('ignored', 'Masks must have pixels that are not ignored. Received: only 255, which is ignored.')
+    """
+    present = [value for value in sorted(totals) if 0 <= value < num_classes]
+    if not present:
+        found = (
+            f"Masks must have pixels that are not ignored. Received: only {ignore_index}, which is "
+            f"ignored{where}."
+        )
+        return "ignored", found, [Reading(f"If {ignore_index} is a class", {ignore_index: 0})]
+    if len(present) > 1 or ignore_index not in totals:
+        return None
+    found = (
+        f"Masks with ignored pixels must have two classes or more. Received: only {present[0]} and "
+        f"{ignore_index}, which is ignored{where}, so that a model that always predicts {present[0]} "
+        "would be perfect."
+    )
+    other = 1 if present == [0] else 0
+    meaning = f"If {ignore_index} is the {'foreground' if other else 'background'}"
+    needed = 2 if num_classes == 1 else None
+    return "one class", found, [Reading(meaning, {ignore_index: other}, needed)]
+
+
+def listed_values(counts: Mapping, most: int = 5) -> str:
+    """The most frequent of mask values, `{value: pixels}`, for a message.
+
+    >>> listed_values({7: 3, 9: 40})
+    '9 (40 pixels), 7 (3 pixels)'
+    """
+    largest = sorted(counts, key=counts.get, reverse=True)[:most]
+    listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in largest)
+    return listed + (f" and {len(counts) - most} more values" if len(counts) > most else "")
+
+
+def listed_classes(classes: Sequence[int], labels: Sequence[str] | None, most: int = 10) -> str:
+    """Classes, with their names if `labels` has them, for a message.
+
+    >>> listed_classes([1], ["sky", "road"])
+    "this class: 'road' (1)"
+    """
+    names = [f"{labels[i]!r} ({i})" if labels else str(i) for i in classes[:most]]
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return f"{'these classes' if classes[1:] else 'this class'}: {', '.join(names)}{more}"
 
 
 def _readings_of_one_more(totals, num_classes, ignore_index, void):
@@ -151,9 +216,11 @@ def _spelled(reading, command_line):
     """What to do according to a reading, with the arguments of Python or of the command line."""
     parts = [reading.remedy] if reading.remedy else []
     if reading.label_map and command_line:
-        pairs = " ".join(f"{old}:{new}" for old, new in reading.label_map.items())
+        pairs = [f"{old}:{new}" for old, new in reading.label_map.items()]
         # What begins with "-" would be taken for another option.
-        parts.append(f"pass --label-map{'=' if pairs.startswith('-') else ' '}{pairs}")
+        negative = min(reading.label_map) < 0
+        options = [f"--label-map={pair}" for pair in pairs] if negative else ["--label-map", *pairs]
+        parts.append(f"pass {' '.join(options)}")
     elif reading.label_map:
         parts.append(
             f"pass label_map={_dict_text(reading.label_map)} to keras_encnet.data.folder, or change "
@@ -169,6 +236,9 @@ def _spelled(reading, command_line):
 def _dict_text(label_map):
     if len(label_map) > 5 and _is_shift(label_map):
         return f"{{0: {label_map[0]}, **{{i: i - 1 for i in range(1, {len(label_map)})}}}}"
+    first = min(label_map)
+    if len(label_map) > 5 and _is_shift_by(first, label_map):
+        return f"{{i: i - {first} for i in range({first}, {first + len(label_map)})}}"
     return str(label_map)
 
 
@@ -179,8 +249,16 @@ def _array_text(label_map):
         return f"masks = np.where(np.isin(masks, [0, {ignored}]), {ignored}, masks - 1)"
     if len(label_map) > 1 and list(label_map.values()) == list(range(1, len(label_map) + 1)):
         return f"masks = np.searchsorted({[0, *label_map]}, masks)"
+    first = min(label_map)
+    if len(label_map) > 5 and _is_shift_by(first, label_map):
+        values = f"range({first}, {first + len(label_map)})"
+        return f"masks = np.where(np.isin(masks, {values}), masks - {first}, masks)"
     return "; ".join(f"masks[masks == {old}] = {new}" for old, new in label_map.items())
 
 
 def _is_shift(label_map):
     return label_map.keys() > {0} and all(old - 1 == new for old, new in label_map.items() if old)
+
+
+def _is_shift_by(first, label_map):
+    return label_map == {first + label: label for label in range(len(label_map))}

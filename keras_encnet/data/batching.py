@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_encnet.data.checks import check_mask, check_sizes
-from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size
+from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size, check_integer, is_integer
 from keras_encnet.data.images import read_image
 from keras_encnet.data.pairs import Pairs
 from keras_encnet.data.transforms import augment as augmented
@@ -74,24 +74,22 @@ def batches(
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     if not len(pairs):
         raise ValueError("`pairs` must not be empty. Received: no pairs")
-    if batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}")
+    check_integer("batch_size", batch_size)
     if size is None and augment:
         raise ValueError(
             "`size` must be the (height, width) of the crops if augment=True. Received: None. "
             "Give it, (512, 512) for instance."
         )
     if size is not None:
-        size = tuple(int(side) for side in size)
-        if len(size) != 2:
-            raise ValueError(f"`size` must be (height, width). Received: {size}")
+        if np.shape(size) != (2,) or not all(map(is_integer, size)):
+            raise ValueError(f"`size` must be (height, width), two integers. Received: {size!r}")
+        size = tuple(map(int, size))
         check_image_size(*size, "`size`", "Choose a larger one.")
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    if seed < 0:
-        raise ValueError(f"`seed` must be an integer from 0 up. Received: {seed}")
+    check_integer("seed", seed, 0)
     if ignore_index is not None:
-        _check_ignore_index(ignore_index)
+        check_integer("ignore_index", ignore_index, 0)
 
     def prepare(ignore_index, i, *place):
         image, mask = pairs[i]
@@ -169,11 +167,7 @@ class Batches(keras.utils.PyDataset):
         >>> len(training), len(training.start_at(4)), training.step
         (3, 2, 4)
         """
-        if step != int(step) or step < 0:
-            raise ValueError(
-                "`step` must be an integer from 0 up, the number of batches since the start of the "
-                f"first epoch. Received: {step!r}"
-            )
+        check_integer("step", step, 0, "It counts the batches since the start of the first epoch.")
         self.step = int(step)
         self._drawn = None  # batches returned in this epoch of `fit`; `None` outside of one
         return self
@@ -193,7 +187,7 @@ class Batches(keras.utils.PyDataset):
         >>> sorted(set(validation[0][1].ravel().tolist()))
         [1, 11]
         """
-        _check_ignore_index(value)
+        check_integer("ignore_index", value, 0)
         if value == self.ignore_index:
             return
         if self._ignore_index_is_given:
@@ -267,13 +261,6 @@ class Batches(keras.utils.PyDataset):
 
     def __repr__(self):
         return f"<{self.steps_per_epoch} batches of {self.batch_size} from {self.pairs!r}>"
-
-
-def _check_ignore_index(value):
-    if value != int(value) or value < 0:
-        raise ValueError(
-            f"`ignore_index` must be an integer from 0 up, 255 for instance. Received: {value!r}"
-        )
 
 
 def _groups(pairs, batch_size, by_size):

@@ -8,8 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_encnet.data.advice import JPEG, MaskError, MaskWarning, Reading, is_outside, readings
-from keras_encnet.data.conventions import check_image_size, ignore_index_for
+from keras_encnet.data.advice import (
+    JPEG,
+    MaskError,
+    MaskWarning,
+    is_outside,
+    listed_classes,
+    listed_values,
+    readings,
+    too_few_classes,
+)
+from keras_encnet.data.conventions import check_image_size, check_integer, ignore_index_for
 from keras_encnet.data.image_files import file_format, orientation
 from keras_encnet.data.images import check_range
 from keras_encnet.data.pairs import Pairs
@@ -60,6 +69,7 @@ def check_masks(
     keras_encnet.data.advice.MaskError: Masks with ignored pixels must have two classes... Received:
     only 0 and 255... If 255 is the foreground: pass label_map={255: 1} to keras_encnet.data.folder...
     """
+    check_integer("num_classes", num_classes)
     if not len(pairs):
         raise ValueError("The data set must not be empty. Received: no pairs of image and mask")
     if pairs.labels is not None and len(pairs.labels) != num_classes:
@@ -77,7 +87,7 @@ def check_masks(
             jpegs.append(pairs.files(i)[1])
         outside = _outside(counts, num_classes, ignore_index)
         if outside:
-            invalid.append(f"{_listed(outside)} in {pairs.where(i)}")
+            invalid.append(f"{listed_values(outside)} in {pairs.where(i)}")
     if invalid:
         more = f"; and {len(invalid) - 3} more masks" if len(invalid) > 3 else ""
         files = f": {'; '.join(invalid[:3])}{more}"
@@ -99,6 +109,7 @@ def check_arrays(
     labels: Sequence[str] | None = None,
     *,
     training: bool = False,
+    complete: bool = True,
 ) -> None:
     """Checks arrays of images, and of masks if there are any, before they are passed to a model.
 
@@ -109,6 +120,7 @@ def check_arrays(
         ignore_index: mask value of ignored pixels. Default: 255, or 65535 if 255 is a class.
         labels: class names for messages.
         training: whether the masks are for training, see `check_masks`.
+        complete: `False` for one batch of a data set, which may have one class or none.
 
     Raises:
         ValueError: if rank, number of channels, size or dtype is wrong, values are NaN or infinite,
@@ -130,6 +142,7 @@ def check_arrays(
     if masks is None:
         return
     masks = np.asarray(masks)
+    check_integer("num_classes", num_classes)
     _check_mask_array(masks, images.shape)
     totals = _counts(masks)
     if ignore_index is None:
@@ -139,7 +152,7 @@ def check_arrays(
         in_mask = np.isin(masks, list(outside)).reshape(len(masks), -1).any(axis=1)
         first = f", first in mask {in_mask.argmax()}"
         raise _outside_error(totals, num_classes, ignore_index, first)
-    if masks.size:
+    if masks.size and complete:
         _check_classes(totals, num_classes, ignore_index, labels, training)
 
 
@@ -250,34 +263,18 @@ def _check_mask_array(masks, image_shape):
 
 def _check_classes(totals, num_classes, ignore_index, labels, training):
     """Checks which classes all masks together have; `totals` is {mask value: pixels}."""
-    present = sorted(value for value in totals if 0 <= value < num_classes)
-    if not present:
-        found = (
-            "Masks must have pixels that are not ignored. Received: only "
-            f"{ignore_index}, which is ignored."
-        )
-        raise MaskError(found, [Reading(f"If {ignore_index} is a class", {ignore_index: 0})])
-    if len(present) == 1 and ignore_index in totals:
-        found = (
-            f"Masks with ignored pixels must have two classes or more. Received: only {present[0]} and "
-            f"{ignore_index}, which is ignored, so that a model that always predicts {present[0]} "
-            "would be perfect."
-        )
-        other = 1 if present[0] == 0 else 0
-        meaning = f"If {ignore_index} is the {'foreground' if other else 'background'}"
-        message = found, [Reading(meaning, {ignore_index: other}, 2 if num_classes == 1 else None)]
-        if training:
+    problem = too_few_classes(totals, num_classes, ignore_index)
+    if problem:
+        kind, *message = problem
+        if training or kind == "ignored":
             raise MaskError(*message)
         warnings.warn(MaskWarning(*message), stacklevel=3)
     absent = [value for value in range(num_classes) if value not in totals]
     if training and absent:
-        named = labels and len(labels) == num_classes
-        names = [f"{labels[value]!r} ({value})" if named else str(value) for value in absent[:10]]
-        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        named = labels if labels and len(labels) == num_classes else None
         found = (
-            f"No mask has {'these classes' if absent[1:] else 'this class'}: {', '.join(names)}"
-            f"{more}. The model cannot learn a class without examples. Check the number of classes and "
-            "the order of their names."
+            f"No mask has {listed_classes(absent, named)}. The model cannot learn a class without "
+            "examples. Check the number of classes and the order of their names."
         )
         warnings.warn(MaskWarning(found), stacklevel=3)
 
@@ -311,18 +308,12 @@ def _outside(counts, num_classes, ignore_index):
     }
 
 
-def _listed(counts, most=5):
-    largest = sorted(counts, key=counts.get, reverse=True)[:most]
-    listed = ", ".join(f"{value} ({counts[value]} pixels)" for value in largest)
-    return listed + (f" and {len(counts) - most} more values" if len(counts) > most else "")
-
-
 def _outside_error(totals, num_classes, ignore_index, where, jpegs=0):
     """The error about mask values outside the classes; `jpegs` is the share of JPEG files."""
     found = (
         f"Mask values must be one of the {num_classes} classes (0 to {num_classes - 1}) or "
         f"{ignore_index} (ignored). Received: "
-        f"{_listed(_outside(totals, num_classes, ignore_index))}{where}."
+        f"{listed_values(_outside(totals, num_classes, ignore_index))}{where}."
     )
     likely = [] if jpegs == 1 else readings(totals, num_classes, ignore_index)
     return MaskError(found, [JPEG, *likely] if jpegs else likely)

@@ -34,8 +34,12 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[
 
 
 def class_palette(num_classes: int, palette: ArrayLike | None = None) -> np.ndarray:
-    """Class colours, `uint8` `(num_classes, 3)`, RGB: `palette`, or the default colours."""
-    return default_palette(num_classes) if palette is None else check_palette(palette)
+    """Class colours, `uint8` `(num_classes, 3)`, RGB: `palette`, or the default colours.
+
+    Raises:
+        ValueError: if `palette` is none of `num_classes` colours, see `check_palette`.
+    """
+    return default_palette(num_classes) if palette is None else check_palette(palette, num_classes)
 
 
 def check_palette(palette: ArrayLike, num_classes: int | None = None) -> np.ndarray:
@@ -136,4 +140,41 @@ def check_image_size(height: int, width: int, what: str, remedy: str = "Enlarge 
         raise ValueError(
             f"{what} must have {MIN_SIZE} pixels or more on both sides. "
             f"Received: {height}×{width} (height×width). {remedy}"
+        )
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, of Python or NumPy, and not a boolean.
+
+    >>> is_integer(np.int64(3)), is_integer(3.0), is_integer(True)
+    (True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: object, least: int = 1, remedy: str = "") -> None:
+    """Raises an error unless a value is an integer of `least` or more.
+
+    Args:
+        name: the argument, for the message.
+        value: what was given for it.
+        least: the smallest valid value.
+        remedy: last sentence of the message.
+
+    Raises:
+        ValueError: if the value is something else, or smaller.
+
+    >>> check_integer("epochs", 1.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: `epochs` must be a positive integer. Received: 1.5
+    >>> check_integer("seed", None, 0, "Leave it out.")
+    Traceback (most recent call last):
+    ...
+    ValueError: `seed` must be an integer from 0 up. Received: None. Leave it out.
+    """
+    if not is_integer(value) or value < least:
+        kind = "a positive integer" if least == 1 else f"an integer from {least} up"
+        raise ValueError(
+            f"`{name}` must be {kind}. Received: {value!r}{f'. {remedy}' if remedy else ''}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_encnet.data.checks import check_sizes
-from keras_encnet.data.conventions import check_palette
+from keras_encnet.data.conventions import check_palette, is_integer
 from keras_encnet.data.image_files import image_size
 from keras_encnet.data.images import read_image, read_mask
 from keras_encnet.data.pairs import Pairs
@@ -207,12 +207,13 @@ def _matching(directory, pattern):
     """Paths below `directory` of the image files that match; of all of them for the pattern ""."""
     if os.path.isfile(os.path.join(directory, pattern)):
         return [pattern]
-    ending = os.path.splitext(pattern)[1].lower()
+    # A glob may ask for other files than images.
+    endings = IMAGE_ENDINGS | {os.path.splitext(pattern)[1].lower()} if pattern else IMAGE_ENDINGS
     return [
         name
         for name in glob.glob(pattern or "*", root_dir=directory or None, recursive=True)
         if os.path.isfile(os.path.join(directory, name))
-        and os.path.splitext(name)[1].lower() in {ending, *IMAGE_ENDINGS}
+        and os.path.splitext(name)[1].lower() in endings
         and not os.path.basename(name).startswith(".")
     ]
 
@@ -256,7 +257,7 @@ def _label_mapping(label_map):
     if not label_map:
         return lambda mask: mask
     olds, news = zip(*label_map.items(), strict=True)
-    integers = all(isinstance(value, (int, np.integer)) for value in olds + news)
+    integers = all(map(is_integer, olds + news))
     if not integers or min(news) < 0 or max(map(abs, olds + news)) > MAX_VALUE:
         raise ValueError(
             "`label_map` must map integers to integers from 0 up, {255: 1} for instance. "

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_encnet.data.conventions import MIN_SIZE
+from keras_encnet.data.conventions import MIN_SIZE, is_integer
 from keras_encnet.layers.resize import interpolation_source, triangle_weights
 
 # === Rules ===
@@ -128,10 +128,7 @@ def _pair(name, value, least=1):
     if value is None or value is False:
         return None
     pair = tuple(value) if isinstance(value, (list, tuple, np.ndarray)) else (value, value)
-    whole = len(pair) == 2 and all(
-        isinstance(side, (int, np.integer)) and not isinstance(side, bool) for side in pair
-    )
-    if not whole or min(pair) < least:
+    if len(pair) != 2 or not all(map(is_integer, pair)) or min(pair) < least:
         raise ValueError(
             f"`{name}` must be an integer of {least} or more, a pair of them, or False. "
             f"Received: {value!r}"

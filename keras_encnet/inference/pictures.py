@@ -1,13 +1,12 @@
 """Pictures of segmentations: overlays, legends, and comparisons with the truth."""
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_encnet.data.conventions import IGNORE_INDEX, check_palette
+from keras_encnet.data.conventions import IGNORE_INDEX, check_integer, check_palette
 from keras_encnet.data.images import read_image
 
 INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
@@ -110,8 +109,7 @@ def comparison(
             f"{tuple(titles)}. Received: rows of lengths {[len(row) for row in rows]}"
         )
     palette = check_palette(palette, len(labels))
-    if not isinstance(width, Integral) or width < 1:
-        raise ValueError(f"`width` must be an integer of 1 or more, in pixels. Received: {width!r}")
+    check_integer("width", width, remedy="It is in pixels.")
     size = max(14, round(width / 22))
     font, gap = ImageFont.load_default(size), round(size * 0.8)
     pictures = [[_cell(entry, palette, ignore_index, width) for entry in row] for row in rows]

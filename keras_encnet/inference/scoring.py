@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_encnet.data.conventions import IGNORE_INDEX, class_names
+from keras_encnet.data.conventions import IGNORE_INDEX, check_integer, class_names
 from keras_encnet.data.pairs import Pairs
 
 
@@ -90,6 +90,7 @@ def evaluate(model: keras.Model, pairs: Iterable, **options) -> Scores:
 
 def _scores(pairs, num_classes, labels, ignore_index):
     """`Scores` of predictions and truths, with or without the place where they come from."""
+    check_integer("num_classes", num_classes)
     confusion = np.zeros((num_classes, num_classes), "int64")
     for i, (prediction, truth, *where) in enumerate(pairs):
         try:
@@ -114,13 +115,13 @@ def confusion_matrix(prediction, truth, num_classes, ignore_index=IGNORE_INDEX) 
     """How many pixels of each true class (rows) were given each class (columns).
 
     Raises:
-        ValueError: if shapes differ, or values are not integers or no classes.
+        ValueError: if shapes differ, or values are neither integers nor booleans, or no classes.
 
     >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, 255]), num_classes=2).tolist()
     [[1, 1], [0, 0]]
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    if prediction.shape != truth.shape or {prediction.dtype.kind, truth.dtype.kind} - set("iu"):
+    if prediction.shape != truth.shape or {prediction.dtype.kind, truth.dtype.kind} - set("iub"):
         raise ValueError(
             "Predictions and masks must be integers of the same shape. Received: "
             f"{prediction.dtype} of shape {prediction.shape}, and a mask, {truth.dtype} of shape "

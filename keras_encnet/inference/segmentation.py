@@ -75,11 +75,6 @@ class Segmentation:
                 f"Received: {label_map.dtype} from {label_map.min()} to {label_map.max()}"
             )
         self.palette = class_palette(count, palette)
-        if self.palette.shape != (count, 3):
-            raise ValueError(
-                f"`palette` must have shape ({count}, 3), an RGB colour for each label. "
-                f"Received shape: {self.palette.shape}"
-            )
         self.presence = None if presence is None else np.asarray(presence, "float32")
         if presence is not None and self.presence.shape != (count,):
             raise ValueError(
@@ -101,8 +96,8 @@ class Segmentation:
         """The classes that are in the scene, `{label: probability}`, most likely first.
 
         The probability is that of the SE head, which sees each window as one scene, and the mean over
-        windows and scales; of a model of little training it is near 1 for every class. `areas` has the
-        classes that the pixels were given.
+        windows and scales; after little training it is near 1 for every class. `areas` has the classes
+        that the pixels were given.
 
         Args:
             threshold: the least probability, from 0 (all classes) to 1.

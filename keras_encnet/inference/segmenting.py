@@ -24,14 +24,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from numbers import Integral
 from typing import NamedTuple
 
 import keras
 import numpy as np
 from PIL import Image
 
-from keras_encnet.data.conventions import MIN_SIZE, check_image_size, class_names, label_dtype
+from keras_encnet.data.conventions import (
+    MIN_SIZE,
+    check_image_size,
+    check_integer,
+    class_names,
+    label_dtype,
+)
 from keras_encnet.data.images import read_image, resize_image
 from keras_encnet.inference.geometry import Axis, axes_of, block_of, check_ratios, evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
@@ -103,8 +108,7 @@ def segment(
     )
     if not isinstance(flip, (bool, np.bool_)):
         raise ValueError(f"`flip` must be True or False. Received: {flip!r}")
-    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an integer of 1 or more. Received: {batch_size!r}")
+    check_integer("batch_size", batch_size)
     labels = class_names(model.num_classes, model.labels)
     many = _is_several(image)
     images = [_read(one, i if many else None) for i, one in enumerate(image if many else [image])]

@@ -7,9 +7,11 @@ import time
 import warnings
 import zipfile
 import zlib
+from numbers import Real
 
 import keras
 
+from keras_encnet.data.conventions import check_integer
 from keras_encnet.files import replacing
 
 KEPT = 2  # checkpoints: if the newest one is damaged, training resumes from the one before it
@@ -33,10 +35,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, directory: str | os.PathLike, *, every: float = 60, start: int = 0):
         super().__init__()
-        if not every >= 0:
+        if not isinstance(every, Real) or not every >= 0:
             raise ValueError(f"`every` must be 0 seconds or more. Received: {every!r}")
-        if start != int(start) or start < 0:
-            raise ValueError(f"`start` must be an integer from 0 up. Received: {start!r}")
+        check_integer("start", start, 0)
         self.directory = pathlib.Path(directory)
         self.every = every
         self.step = self.saved = self._epoch_start = start

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import losses, ops
 
+from keras_encnet.data.conventions import check_integer
 from keras_encnet.data.pairs import Pairs
 
 
@@ -193,7 +194,7 @@ def pixel_loss_function(loss, num_classes):
     if loss is losses.sparse_categorical_crossentropy or (isinstance(loss, str) and loss in names):
         return losses.SparseCategoricalCrossentropy(from_logits=True)
     loss = losses.get(loss)
-    if isinstance(loss, losses.SparseCategoricalCrossentropy):
+    if type(loss) is losses.SparseCategoricalCrossentropy:
         if not loss.from_logits:
             raise ValueError(
                 "`loss` gets logits, not probabilities. Received: SparseCategoricalCrossentropy with "
@@ -267,8 +268,7 @@ def class_weights(pairs: Pairs | Sequence, num_classes: int) -> np.ndarray:
     >>> class_weights(pairs, 2).round(2).tolist()
     [0.14, 1.86]
     """
-    if num_classes != int(num_classes) or num_classes < 1:
-        raise ValueError(f"`num_classes` must be a positive integer. Received: {num_classes!r}")
+    check_integer("num_classes", num_classes)
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     counts = np.zeros(num_classes, "int64")
     for mask in (np.asarray(pairs.mask(i)) for i in range(len(pairs))):

@@ -1,6 +1,8 @@
 import keras
 from keras import ops
 
+from keras_encnet.data.conventions import check_integer
+
 
 @keras.saving.register_keras_serializable("keras_encnet")
 class MeanIoU(keras.metrics.Metric):
@@ -24,8 +26,7 @@ class MeanIoU(keras.metrics.Metric):
     """
 
     def __init__(self, num_classes: int, name: str = "miou", **kwargs):
-        if num_classes != int(num_classes) or num_classes < 1:
-            raise ValueError(f"`num_classes` must be a positive integer. Received: {num_classes!r}")
+        check_integer("num_classes", num_classes)
         super().__init__(name=name, **kwargs)
         self.num_classes = num_classes
         # Where Keras's callbacks look with mode="auto".
@@ -151,14 +152,14 @@ def _metric_of_logits(metric):
 
 def _reads_logits(metric):
     """Whether a metric reads labels and logits. Those that are not Keras's own are trusted."""
-    if isinstance(metric, keras.metrics.SparseCategoricalCrossentropy):
+    kind = type(metric)
+    if kind is keras.metrics.SparseCategoricalCrossentropy:
         return metric.from_logits
-    if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):
+    if kind in (keras.metrics.IoU, keras.metrics.MeanIoU):
         return metric.sparse_y_true and not metric.sparse_y_pred
     known = (
         keras.metrics.SparseCategoricalAccuracy,
         keras.metrics.SparseTopKCategoricalAccuracy,
         keras.metrics.MeanMetricWrapper,
     )
-    kind = type(metric)
     return kind in known or getattr(keras.metrics, kind.__name__, None) is not kind

@@ -1,6 +1,10 @@
+import math
+from numbers import Real
+
 import keras
-import numpy as np
 from keras import ops
+
+from keras_encnet.data.conventions import check_integer, is_integer
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
@@ -43,7 +47,7 @@ class SGD(keras.optimizers.SGD):
         **kwargs,
     ):
         weight_decay = 0.0 if weight_decay is None else weight_decay
-        if not (np.isfinite(weight_decay) and weight_decay >= 0):
+        if not (isinstance(weight_decay, Real) and 0 <= weight_decay < math.inf):
             raise ValueError(f"`weight_decay` must be a number from 0 up. Received: {weight_decay!r}")
         if nesterov and not momentum:
             raise ValueError("`momentum` must be above 0 with nesterov=True. Received: 0")
@@ -93,19 +97,15 @@ class PolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup: int = 0,
     ):
         for name, value in {"initial": initial, "power": power}.items():
-            if not 0 < value < np.inf:
+            if not (isinstance(value, Real) and 0 < value < math.inf):
                 raise ValueError(f"`{name}` must be a number above 0. Received: {value!r}")
-        if steps != int(steps) or steps < 1:
-            raise ValueError(
-                "`steps` must be a positive integer, the number of epochs times that of batches in an "
-                f"epoch. Received: {steps!r}"
-            )
-        if not 0 <= end <= initial:
+        check_integer("steps", steps, remedy="Give epochs * the number of batches in an epoch.")
+        if not (isinstance(end, Real) and 0 <= end <= initial):
             raise ValueError(
                 f"`end` must be from 0 to `initial`, since the rate falls. Received: end={end!r}, "
                 f"initial={initial!r}. Pass end=0.0, for instance."
             )
-        if warmup != int(warmup) or not 0 <= warmup <= steps:
+        if not is_integer(warmup) or not 0 <= warmup <= steps:
             raise ValueError(
                 f"`warmup` must be an integer from 0 to `steps` ({steps}). Received: {warmup!r}"
             )

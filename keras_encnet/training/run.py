@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_encnet.data.batching import Batches
+from keras_encnet.data.conventions import check_integer
 from keras_encnet.files import locked, remove_leftovers, replacing
 from keras_encnet.training.checkpoint import Checkpoint
 from keras_encnet.version import __version__
@@ -36,10 +37,10 @@ def train(
     """Fits a model for `epochs` in all, and resumes the run that `directory` holds, if it holds one.
 
     A resumed run gives what an uninterrupted one would, dropout included: its random numbers follow
-    from the seed of `data` and the step. A run can be given more epochs than it was started with. Its
-    weights and the optimizer's state are then kept, and the learning rate becomes that of
-    `make_model()` at the step that was reached: a schedule that had fallen to its end rises again and
-    falls until the new end.
+    from the seed of `data` and the step. A run can be given more epochs than it was started with, or
+    fewer, but not fewer than it has reached. Its weights and the optimizer's state are then kept, and
+    the learning rate becomes that of `make_model()` at the step that was reached: a schedule that had
+    fallen to its end rises again and falls until the new end.
 
     Args:
         make_model: function that returns the compiled model to start from.
@@ -60,8 +61,9 @@ def train(
         The trained model.
 
     Raises:
-        ValueError: if `directory` holds a training run with other settings or data, or all its
-            checkpoints are damaged; or if an argument is not as described.
+        ValueError: if `directory` holds a training run with other settings or data, or one that has
+            reached more epochs, or all its checkpoints are damaged; or if an argument is not as
+            described.
         OSError: if another run uses `directory`, or it cannot be written.
         KeyboardInterrupt: on Ctrl-C, after saving the state.
 
@@ -77,6 +79,12 @@ def train(
         before, now = _read(file), _record(settings, data, epochs)
         _compare(before, now, directory)
         path, step = Checkpoint.newest_complete(directory)
+        done = -(-step // data.steps_per_epoch)
+        if epochs < done:
+            raise ValueError(
+                f"`epochs` must be at least {done}, which {directory} has reached. Received: {epochs}. "
+                "Give more, or another directory."
+            )
         if path is None:
             model = make_model()
         elif before.get("epochs", epochs) == epochs:
@@ -102,7 +110,7 @@ def train(
         finally:
             # Without a checkpoint there is nothing to resume: other settings are as good.
             if Checkpoint.newest(directory)[0] is None:
-                file.unlink()
+                file.unlink(missing_ok=True)
     return model
 
 
@@ -172,8 +180,7 @@ def _check_arguments(data, epochs, validation_data):
             "`validation_data` must not be augmented. Received: batches with augment=True. Leave "
             "`augment` out."
         )
-    if epochs != int(epochs) or epochs < 1:
-        raise ValueError(f"`epochs` must be a positive integer. Received: {epochs!r}")
+    check_integer("epochs", epochs)
 
 
 # === What a run depends on ===
@@ -222,7 +229,7 @@ def _compare(before, now, directory):
         )
     if changed:
         warnings.warn(
-            f"The training run in {directory} resumes in other surroundings "
+            f"The training run in {directory} resumes with another backend or other versions "
             f"({'; '.join(listed.values())}). Its results may differ slightly from those of an "
             "uninterrupted run.",
             stacklevel=4,
@@ -251,8 +258,8 @@ def _for_other_epochs(make_model, path, before, epochs):
     with replacing(path) as unfinished:
         model.save(unfinished)
     warnings.warn(
-        f"The run in {path.parent} was started for {before} epochs and now has {epochs}. The learning "
-        f"rate changes at once to that of a run of {epochs} epochs.",
+        f"The run in {path.parent} was started for {before} epochs and now has {epochs}. From now on "
+        f"its learning rate is that of a run of {epochs} epochs.",
         stacklevel=3,
     )
     return model

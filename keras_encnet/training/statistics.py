@@ -5,7 +5,14 @@ import warnings
 import keras
 from keras import ops
 
-from keras_encnet.data.advice import MaskWarning, Reading, readings
+from keras_encnet.data.advice import (
+    MaskWarning,
+    is_outside,
+    listed_classes,
+    listed_values,
+    readings,
+    too_few_classes,
+)
 
 PIXELS = ("all", "not finite", "below 0", "above 0", "above 1", "above 255")
 # Bins of a mask's values, after those of the values from 0 up.
@@ -34,7 +41,8 @@ class DataStatistics(keras.metrics.Metric):
 
     def update_state(self, images, masks) -> None:
         """Adds a batch: images, or `None`, and masks of any shape."""
-        if images is not None and "float" in keras.backend.standardize_dtype(images.dtype):
+        # All values of 8 bits are valid.
+        if images is not None and _dtype(images) not in ("uint8", "bool"):
             self.pixels.assign_add(_pixel_counts(images))
         self.values.assign_add(self._value_counts(masks))
 
@@ -43,17 +51,25 @@ class DataStatistics(keras.metrics.Metric):
 
     def invalid_pixels(self) -> dict:
         """{mask value: pixels} of values that are neither a class nor `ignore_index`."""
-        counts, _ = self._counts()
-        invalid = {str(i): int(counts[i]) for i in range(self.num_classes, self.bins) if counts[i]}
+        invalid = {
+            str(value): count
+            for value, count in self._totals().items()
+            if is_outside(value, self.num_classes, self.ignore_index)
+        }
         below, above = (int(count) for count in _numpy(self.values)[-2:])
         invalid |= {"below 0": below} if below else {}
         invalid |= {f"above {self.bins - 1}": above} if above else {}
         return invalid
 
-    def _counts(self):
-        """(pixels of each value from 0 to `bins - 1`, ignored pixels)"""
+    def _totals(self):
+        """{mask value: pixels} of ignored pixels and of the values that are counted one by one."""
         counts = _numpy(self.values)
-        return counts[: self.bins], int(counts[self.bins])
+        values = [*range(self.bins), self.ignore_index]
+        return {
+            value: int(count)
+            for value, count in zip(values, counts[: len(values)], strict=True)
+            if count
+        }
 
     def _value_counts(self, masks):
         values = ops.cast(masks, "int32")
@@ -78,7 +94,8 @@ class DataStatistics(keras.metrics.Metric):
             below, above = (100 * counts[kind] / counts["all"] for kind in ("below 0", "above 255"))
             return {
                 "out of range": f"{must}{below:.3g} % of the values are below 0 and {above:.3g} % "
-                f"above 255 in the {where} data. Pass the original values of the files."
+                f"above 255 in the {where} data. Pass the original values of 8-bit files, or divide "
+                "16-bit values by 257."
             }
         if counts["above 0"] and not counts["above 1"]:
             return {
@@ -91,56 +108,37 @@ class DataStatistics(keras.metrics.Metric):
         """{kind: warning} of what is wrong with the masks of `where`.
 
         `complete` says whether every class should have been seen."""
-        counts, ignored = self._counts()
-        invalid = self.invalid_pixels()
-        classes = [value for value in range(self.num_classes) if counts[value]]
-        if not (classes or ignored or invalid):
+        totals, invalid = self._totals(), self.invalid_pixels()
+        if not (totals or invalid):
             return {}
-        problems, ignore = {}, self.ignore_index
+        problems = {}
         if invalid:
-            problems["invalid"] = self._invalid_warning(invalid, where)
-        elif not classes:
-            found = (
-                f"Masks must have pixels that are not ignored. Received: only {ignore}, which is "
-                f"ignored, in the {where} data."
-            )
-            problems["ignored"] = MaskWarning(found, [Reading(f"If {ignore} is a class", {ignore: 0})])
-        elif len(classes) == 1 and ignored:
-            found = (
-                f"Masks with ignored pixels must have two classes or more. Received: only {classes[0]} "
-                f"and {ignore}, which is ignored, in the {where} data, so that a model that always "
-                f"predicts {classes[0]} would be perfect."
-            )
-            other = 1 if classes == [0] else 0
-            meaning = f"If {ignore} is the {'foreground' if other else 'background'}"
-            problems["one class"] = MaskWarning(found, [Reading(meaning, {ignore: other})])
-        absent = sorted(set(range(self.num_classes)) - set(classes))
-        if complete and classes and absent and "one class" not in problems:
-            named = self.labels and len(self.labels) == self.num_classes
-            names = [f"{self.labels[i]!r} ({i})" if named else str(i) for i in absent[:10]]
-            more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+            problems["invalid"] = self._invalid_warning(totals, invalid, where)
+        elif few := too_few_classes(
+            totals, self.num_classes, self.ignore_index, f", in the {where} data"
+        ):
+            kind, *message = few
+            problems[kind] = MaskWarning(*message)
+        absent = [value for value in range(self.num_classes) if value not in totals]
+        # Without any class, or with one, it is said already.
+        if complete and 0 < len(absent) < self.num_classes and "one class" not in problems:
+            named = self.labels if self.labels and len(self.labels) == self.num_classes else None
             problems["absent"] = MaskWarning(
                 f"In its first epoch, no mask of the {where} data had "
-                f"{'these classes' if absent[1:] else 'this class'}: {', '.join(names)}{more}. The "
-                "model cannot learn a class without examples. Check the number of classes and the "
-                "order of their names."
+                f"{listed_classes(absent, named)}. The model cannot learn a class without examples. "
+                "Check the number of classes and the order of their names."
             )
         return problems
 
-    def _invalid_warning(self, invalid, where):
-        listed = sorted(invalid, key=invalid.get, reverse=True)
-        listed = ", ".join(f"{value} ({invalid[value]} pixels)" for value in listed[:5])
-        more = f" and {len(invalid) - 5} more values" if len(invalid) > 5 else ""
+    def _invalid_warning(self, totals, invalid, where):
         found = (
             f"{sum(invalid.values())} pixels have labels that are neither among the "
             f"{self.num_classes} classes (0 to {self.num_classes - 1}) nor `ignore_index` "
-            f"({self.ignore_index}). They are ignored. Received: {listed}{more} in the {where} data."
+            f"({self.ignore_index}). They are ignored. Received: {listed_values(invalid)} in the "
+            f"{where} data."
         )
         if not all(value.isdigit() for value in invalid):  # some are not known one by one
             return MaskWarning(found)
-        counts, ignored = self._counts()
-        totals = {value: int(count) for value, count in enumerate(counts) if count}
-        totals |= {self.ignore_index: ignored} if ignored else {}
         return MaskWarning(found, readings(totals, self.num_classes, self.ignore_index))
 
 
@@ -148,18 +146,21 @@ class Watch(keras.callbacks.Callback):
     """Warns of what `DataStatistics` finds: of images after the first batch, of masks after each pass
     over the data.
 
+    Each kind of problem is warned of once in a call of `fit` or `evaluate`.
+
     Args:
-        warned: the kinds of problems that were warned of already; each is warned of once.
         training: whether training data are watched.
         evaluation: what to call the data of `evaluate`, or `None` if they are not watched.
+        complete: whether an epoch has all training data.
     """
 
-    def __init__(self, warned: set, *, training: bool = False, evaluation: str | None = None):
+    def __init__(self, *, training: bool = False, evaluation: str | None = None, complete: bool = True):
         super().__init__()
-        self.warned, self.training, self.evaluation = warned, training, evaluation
+        self.training, self.evaluation = training, evaluation
+        self.complete = complete
+        self.warned = set()
         self.images_are_new = True
         self.masks_are_counted = False  # of the training data, and not yet looked at
-        self.first_epoch = True
 
     def on_epoch_begin(self, epoch, logs=None):
         self.masks_are_counted = self.training
@@ -186,8 +187,8 @@ class Watch(keras.callbacks.Callback):
         if self.training and self.masks_are_counted:
             statistics = self._statistics()
             self._warn(statistics.image_problems("training"))
-            self._warn(statistics.mask_problems("training", complete=self.first_epoch))
-            self.masks_are_counted = self.first_epoch = False
+            self._warn(statistics.mask_problems("training", complete=self.complete))
+            self.masks_are_counted = self.complete = False  # a class is missed once
 
     def _statistics(self):
         # On JAX, `self.model` brings the values up to date, which are elsewhere during an epoch.
@@ -202,16 +203,23 @@ class Watch(keras.callbacks.Callback):
 
 def _pixel_counts(images):
     """How many values belong to each of the `PIXELS`."""
+    is_float = "float" in _dtype(images)
+    images = ops.cast(images, "float32")
     finite = ops.isfinite(images)
     kinds = {
         "all": ops.ones_like(finite),
         "not finite": ops.logical_not(finite),
         "below 0": images < 0,
         "above 0": images > 0,
-        "above 1": images > 1,
+        # Integers up to 1 are not scaled.
+        "above 1": images > (1 if is_float else 0),
         "above 255": images > 255,
     }
     return ops.stack([ops.sum(ops.cast(kinds[kind], "float32")) for kind in PIXELS])
+
+
+def _dtype(images):
+    return keras.backend.standardize_dtype(images.dtype)
 
 
 def _numpy(variable):

@@ -32,9 +32,9 @@ class SegmentationTrainer:
             if term.output in outputs
         ]
         self._statistics = DataStatistics(self.num_classes, self.ignore_index, self.labels)
-        self._warned = set()
         self._evaluating = False
-        self._checked_pairs = weakref.WeakSet()
+        # {pairs: what they were checked for, `training` of `check_masks`}
+        self._checked_pairs = weakref.WeakKeyDictionary()
 
     def compile(
         self,
@@ -50,7 +50,7 @@ class SegmentationTrainer:
     ) -> None:
         """Configures training; without arguments it is mmsegmentation's, at a constant learning rate.
 
-        The whole of mmsegmentation's recipe is a backbone with ImageNet weights and
+        mmsegmentation's complete recipe is a backbone with ImageNet weights and
         `optimizer=training.SGD(training.PolynomialDecay(steps=...))`.
 
         Args:
@@ -167,6 +167,8 @@ class SegmentationTrainer:
         outputs = y_pred if isinstance(y_pred, dict) else {"logits": y_pred}
         labels, valid = self._labels(y, outputs["logits"])
         images = next((part for part in keras.tree.flatten(x) if part is not None), None)
+        # Of data that was checked before too: one graph serves every kind of data, and counting takes
+        # little time beside the network.
         self._statistics.update_state(images, y)
         compiled = self._compile_arguments
         options = {
@@ -302,6 +304,7 @@ class SegmentationTrainer:
                 verbose,
                 training=_is_foreign(x),
                 evaluation="validation" if foreign_validation else None,
+                complete=steps_per_epoch is None,
             )
         if isinstance(x, Batches):
             if steps_per_epoch is not None:
@@ -331,42 +334,54 @@ class SegmentationTrainer:
         )
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """As `keras.Model.train_on_batch`, without `class_weight`; see `compile`."""
+        """As `keras.Model.train_on_batch`, without `class_weight`; see `compile`.
+
+        Arrays are checked as by `fit`, but a batch may lack classes."""
         _refuse_class_weight(class_weight, "train_on_batch")
+        self._check_data(x, y, complete=False)
         return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """As `keras.Model.test_on_batch`; arrays are checked as by `train_on_batch`."""
+        self._check_data(x, y, complete=False)
+        return super().test_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """As `keras.Model.predict`: float32 logits `(batch, height, width, num_classes)`."""
-        self._check_data(x)
+        images = _images_of(x)
+        if isinstance(images, np.ndarray):
+            check_arrays(images)
         with _without_retracing_warnings():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
-    def _check_data(self, images, masks=None, *, training=False):
+    def _check_data(self, images, masks=None, *, training=False, complete=True):
         classes = (self.num_classes, self.ignore_index, self.labels)
         images = _images_of(images)
         if isinstance(images, np.ndarray):
-            check_arrays(images, masks, *classes, training=training)
+            check_arrays(images, masks, *classes, training=training, complete=complete)
         if isinstance(images, Batches):
             images.use_ignore_index(self.ignore_index)
-            # Reading every mask takes time: once for each data set.
-            if images.pairs not in self._checked_pairs:
+            # Reading every mask takes time: once for each data set and what it is checked for.
+            checked = self._checked_pairs.setdefault(images.pairs, set())
+            if training not in checked:
                 check_masks(images.pairs, *classes, training=training)
-                self._checked_pairs.add(images.pairs)
+                checked |= {training, False}  # what is good for training is good for evaluation
 
-    def _with_defaults(self, callbacks, verbose, *, training=False, evaluation=None):
-        """A list of the user's callbacks and ours."""
+    def _with_defaults(self, callbacks, verbose, **watched):
+        """A list of the user's callbacks and ours; `watched` is for `Watch`."""
         if callbacks is None:
             callbacks = []
         callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
         parts = [tracker.name for tracker in self._term_trackers]
         for callback in callbacks:
             # Keras finds the direction of the metrics of `compile` only.
-            if getattr(callback, "mode", None) == "auto" and callback.monitor in parts:
+            monitored = getattr(callback, "monitor", None)
+            if getattr(callback, "mode", None) == "auto" and monitored in parts:
                 callback.mode = "min"
-        if training or evaluation:
-            callbacks.append(Watch(self._warned, training=training, evaluation=evaluation))
+        if watched.get("training") or watched.get("evaluation"):
+            callbacks.append(Watch(**watched))
         if verbose != 0 and not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
             callbacks.append(ProgressBar([*self.metrics_names, *parts]))
         return callbacks

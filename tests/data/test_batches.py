@@ -237,12 +237,27 @@ def test_errors_in_threads_reach_the_caller():
         ({"size": (16, 32)}, "`size` must have 32 pixels or more.*16×32"),
         ({"size": (64, 64, 3)}, r"\(height, width\).*\(64, 64, 3\)"),
         ({"size": None}, "`size`.*augment=True.*None"),
+        ({"size": (64.5, 64)}, r"`size` must be \(height, width\), two integers.*64.5"),
+        ({"size": 64}, r"`size` must be \(height, width\), two integers.*64"),
         ({"batch_size": 0}, "`batch_size`.*0"),
+        ({"batch_size": None}, "`batch_size` must be a positive integer.*None"),
+        ({"batch_size": "a"}, "`batch_size` must be a positive integer.*'a'"),
+        ({"batch_size": True}, "`batch_size` must be a positive integer.*True"),
         ({"seed": -1}, "`seed`.*-1"),
+        ({"seed": 1.5}, "`seed` must be an integer from 0 up.*1.5"),
         ({"ignore_index": -1}, "`ignore_index`.*-1"),
+        ({"ignore_index": "a"}, "`ignore_index`.*'a'"),
         ({"pairs": []}, "no pairs"),
     ],
 )
 def test_invalid_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         training(**options)
+
+
+@pytest.mark.parametrize("step", [None, -1, 1.5, "a"])
+def test_a_step_must_be_an_integer(step):
+    with pytest.raises(
+        ValueError, match="`step` must be an integer from 0 up. Received: .*first epoch"
+    ):
+        training(PAIRS).start_at(step)

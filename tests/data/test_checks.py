@@ -119,6 +119,11 @@ SHIFT = {0: 255, 1: 0, 2: 1, 3: 2}
         ([[0, 51], [102, 204], [153, 255]], 6, [({51: 1, 102: 2, 153: 3, 204: 4, 255: 5}, None)]),
         ([[0, 128], [255, 255]], 3, [({128: 1, 255: 2}, None)]),
         ([[0, 128]], 2, [({128: 1}, None)]),
+        # No value is a class.
+        ([[5, 5]], 2, [(None, 6), ({5: 255}, None)]),
+        ([[5, 7]], 2, [(None, 8), ({5: 255, 7: 255}, None)]),
+        ([[9, 10], [11, 12]], 4, [({9: 0, 10: 1, 11: 2, 12: 3}, None), (None, 13)]),
+        ([[9, 10], [12, 255]], 2, [(None, 13), ({9: 255, 10: 255, 12: 255}, None)]),
         # More classes than the model has.
         ([[0, 1], [2, 3], [4, 5]], 3, [(None, 6), ({3: 255, 4: 255, 5: 255}, None)]),
         ([[1, 2], [3, 3]], 2, [({0: 255, 1: 0, 2: 1, 3: 2}, 3), ({2: 255, 3: 255}, None)]),
@@ -142,7 +147,10 @@ def test_the_histogram_decides_which_advice_comes_first(values, num_classes, exp
     assert advice(error.value) == expected
 
 
-@pytest.mark.parametrize("values", [[[0, 1], [2, 3]], [[1, 2], [3, 255]], [[0, 128], [128, 255]]])
+@pytest.mark.parametrize(
+    "values",
+    [[[0, 1], [2, 3]], [[1, 2], [3, 255]], [[0, 128], [128, 255]], [[4, 5], [6, 255]]],
+)
 def test_data_passes_after_the_first_advice(values):
     with pytest.raises(MaskError) as error:
         check_masks(pairs(*values), 3)
@@ -332,3 +340,34 @@ def test_images_in_another_range_are_a_warning(images, message):
 def test_invalid_masks(masks, message):
     with pytest.raises(ValueError, match=message):
         check_arrays(IMAGES, masks, 5)
+
+
+def test_long_shifts_are_spelled_as_ranges():
+    masks = np.arange(60, 100)[None].repeat(32, 0)
+    with pytest.raises(MaskError, match="Most likely the labels are shifted by 60") as error:
+        check_masks(Pairs([(IMAGE, masks)]), 40)
+    text = str(error.value)
+    given = text[text.index("label_map=") + len("label_map=") : text.index(" to keras_encnet")]
+    assert eval(given) == error.value.readings[0].label_map == {60 + i: i for i in range(40)}
+    masks[0] = 255
+    scope = {"np": np, "masks": masks.astype("uint8")}
+    exec(text.split("change arrays: ")[1].split(". ")[0].rstrip("."), scope)
+    assert scope["masks"][0].tolist() == [255] * 40 and scope["masks"][1].tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("num_classes", [None, 1.5, "a", True])
+def test_a_number_of_classes_that_is_none_is_refused(num_classes):
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: "):
+        check_masks(pairs([0, 1]), num_classes)
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: "):
+        check_arrays(IMAGES, np.zeros((2, 32, 40), "uint8"), num_classes)
+
+
+def test_a_batch_may_have_one_class_or_none():
+    for value in (1, 255):
+        masks = np.full((2, 32, 40), value, "uint8")
+        masks[0] = 255
+        check_arrays(IMAGES, masks, 2, complete=False)
+    masks[1] = 7
+    with pytest.raises(MaskError, match="7 .1280 pixels., first in mask 1"):
+        check_arrays(IMAGES, masks, 2, complete=False)

@@ -87,6 +87,17 @@ def test_brackets_in_the_name_of_a_directory_that_exists_are_literal(tmp_path):
     assert order(folder(here / "images", here / "masks")) == [1, 2, 10]
 
 
+def test_other_files_of_a_directory_are_no_images(here):
+    for part in ("images", "masks"):
+        (here / part / "README").touch()
+        (here / part / "notes.txt").touch()
+    (here / "images" / "LICENSE").touch()
+    assert order(folder(here / "images", here / "masks")) == [1, 2, 10]
+    assert [path.name for path in image_paths(here / "images")] == ["1.jpg", "2.jpg", "10.jpg"]
+    # A glob may name them.
+    assert image_paths(here / "images" / "LIC*") == [here / "images" / "LICENSE"]
+
+
 def test_image_paths(here, monkeypatch):
     images = here / "images"
     (images / "._1.jpg").write_bytes(b"\0\5\x16\7")

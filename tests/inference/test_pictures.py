@@ -73,7 +73,7 @@ def test_comparison_needs_an_entry_for_each_title():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"width": 0}, "`width` must be an integer of 1 or more.*0"),
+        ({"width": 0}, "`width` must be a positive integer.*0.*in pixels"),
         ({"width": 99.5}, "`width` must be"),
         ({"palette": [(0.0, 1.0, 0.0)]}, r"scaled to \[0, 1\]"),
         ({"palette": [GREEN, BLUE]}, "each of the 1 classes.*2 colours"),

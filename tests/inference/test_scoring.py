@@ -95,6 +95,19 @@ def test_predictions_that_are_no_classes_are_named():
         score([np.array([[0, 1]])] * 2, [np.array([[0, 1]])], num_classes=2)
 
 
+def test_boolean_masks_of_two_classes_are_scored():
+    truth = np.array([[True, True, False]])
+    for found in (np.array([[True, False, False]]), np.array([[1, 0, 0]])):
+        # Class 0 has 1 hit of 2, class 1 has 1 hit of 2.
+        assert score([found], [truth], num_classes=2).iou.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("num_classes", [None, 1.5, "a", True, 0])
+def test_a_number_of_classes_that_is_none_is_refused(num_classes):
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer.*Received"):
+        score([np.zeros((2, 2), int)], [np.zeros((2, 2), int)], num_classes)
+
+
 def test_options_of_segment_are_passed_on():
     with pytest.raises(ValueError, match="`flip` must be"):
         evaluate(Labels(), examples(), flip="no")

@@ -172,3 +172,5 @@ def test_class_weights_of_unsuitable_masks_are_errors():
         class_weights([pair], 2)
     with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: 0"):
         class_weights([pair], 0)
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: None"):
+        class_weights([pair], None)

@@ -80,5 +80,6 @@ def test_shapes_and_number_of_classes_are_checked():
         MeanIoU(3).update_state(np.zeros((2, 4)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"\(2, 4\) and \(2, 4, 5\)"):
         MeanIoU(3).update_state(np.zeros((2, 4)), np.zeros((2, 4, 5)))
-    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: 0"):
-        MeanIoU(0)
+    for invalid in (0, None, 1.5, "a", True):
+        with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: "):
+            MeanIoU(invalid)

@@ -71,6 +71,7 @@ def test_arguments_of_keras_optimizers_have_their_effect():
     [
         ({"weight_decay": -1e-4}, r"`weight_decay`.*from 0 up.*-0.0001"),
         ({"weight_decay": float("nan")}, r"`weight_decay`.*from 0 up.*nan"),
+        ({"weight_decay": "a"}, r"`weight_decay`.*from 0 up.*'a'"),
         ({"momentum": 0.0, "nesterov": True}, r"`momentum` must be above 0.*nesterov"),
     ],
 )
@@ -85,6 +86,14 @@ def test_invalid_arguments_of_sgd_are_named(options, message):
     [
         ({"steps": 0}, r"`steps` must be a positive integer.*0"),
         ({"steps": 2.5}, r"`steps` must be a positive integer.*2.5"),
+        ({"steps": float("nan")}, r"`steps` must be a positive integer.*nan"),
+        ({"steps": None}, r"`steps` must be a positive integer.*None"),
+        ({"steps": "a"}, r"`steps` must be a positive integer.*'a'"),
+        ({"steps": True}, r"`steps` must be a positive integer.*True"),
+        ({"steps": 9, "initial": None}, r"`initial`.*above 0.*None"),
+        ({"steps": 9, "power": "a"}, r"`power`.*above 0.*'a'"),
+        ({"steps": 9, "end": None}, r"`end` must be from 0 to `initial`.*None"),
+        ({"steps": 9, "warmup": 1.5}, r"`warmup`.*1.5"),
         ({"steps": 9, "initial": 0.0}, r"`initial`.*above 0.*0.0"),
         ({"steps": 9, "power": -1.0}, r"`power`.*above 0.*-1.0"),
         ({"steps": 9, "end": -1e-4}, r"`end` must be from 0 to `initial`.*-0.0001"),

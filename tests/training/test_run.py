@@ -204,6 +204,25 @@ def test_a_run_can_be_given_more_epochs(stopped_at, step):
     assert Checkpoint.newest(directory)[1] == 3 * STEPS
 
 
+@pytest.mark.parametrize("step", [4, 6])
+def test_fewer_epochs_than_were_done_are_refused(stopped_at, step):
+    directory = stopped_at(step)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with pytest.raises(
+        ValueError, match=f"`epochs` must be at least 2, which {directory} has.*: 1. Gi"
+    ):
+        run(directory, no_model, epochs=1)
+    after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != ".lock"}
+    assert after == before
+
+
+def test_a_run_can_be_given_fewer_epochs_that_it_has_not_passed(stopped_at):
+    directory = stopped_at(3)
+    with pytest.warns(UserWarning, match="2 epochs and now has 1. From now on its .* of a run of 1 e"):
+        run(directory, lambda: make_model(1), epochs=1)
+    assert Checkpoint.newest(directory)[1] == STEPS
+
+
 def test_other_data_is_refused(stopped_at):
     directory = stopped_at(6)
     with pytest.raises(ValueError, match="number of pairs: 6 then, 5 now"):
@@ -242,12 +261,32 @@ def test_settings_of_a_run_without_a_checkpoint_do_not_bind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+def test_a_directory_that_vanishes_does_not_hide_the_error(tmp_path):
+    def lose_the_directory(batch, logs):
+        (tmp_path / "settings.json").unlink()
+        raise MemoryError
+
+    fails = keras.callbacks.LambdaCallback(on_train_batch_end=lose_the_directory)
+    with pytest.raises(MemoryError):
+        run(tmp_path, callbacks=[fails])
+
+
+def test_data_that_cannot_be_trained_on_leaves_no_run(tmp_path):
+    invalid = Pairs([(image, mask + 7) for image, mask in PAIRS])
+    with pytest.raises(ValueError, match="Mask values must be one of"):
+        run(tmp_path, pairs=invalid)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize(
     "options,message",
     [
         ({"data": batches(PAIRS, size=(32, 48), batch_size=2)}, "without augment=True"),
         ({"data": PAIRS}, "`data` must be .*batches"),
         ({"epochs": 0}, "`epochs` must be a positive integer. Received: 0"),
+        ({"epochs": None}, "`epochs` must be a positive integer. Received: None"),
+        ({"epochs": 1.5}, "`epochs` must be a positive integer. Received: 1.5"),
+        ({"every": None}, "`every` must be 0 seconds or more. Received: None"),
         ({"every": -1}, "`every` must be 0 seconds or more. Received: -1"),
         (
             {"validation_data": batches(PAIRS, size=(32, 48), batch_size=2, augment=True)},

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from keras_encnet.data.checks import MaskError, check_arrays
 from keras_encnet.training.statistics import DataStatistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype("float32")
@@ -40,6 +41,16 @@ def test_images(images, kind, message):
 def test_images_that_are_as_they_should_be():
     for images in (IMAGES, IMAGES.astype("uint8"), IMAGES.astype("uint8") // 255, IMAGES * 0):
         assert problems(images, LABELS) == {}
+    for images in (IMAGES.astype("int32"), IMAGES.astype("uint16"), IMAGES.astype("int32") // 255):
+        assert problems(images, LABELS) == {}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32"])
+def test_images_of_other_integers(dtype):
+    images = IMAGES.astype("int32") * 100
+    found = problems(images.astype(dtype), LABELS)
+    above = 100 * (images > 255).mean()
+    assert re.search(rf" 0 % .* below 0 and {above:.3g} % above 255.*16-bit", found["out of range"])
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,7 @@ def test_images_that_are_as_they_should_be():
             ["invalid"],
             r"40 pixels have labels.*7[456] \(\d+ pixels\)",
         ),
+        (np.where(LABELS == 1, 255, 0), ["one class"], r"only 0 and 255"),
         (LABELS.astype("int32") - 300, ["invalid"], r"Received: below 0 \(40 pixels\)"),
         (LABELS.astype("int32") + 300, ["invalid"], r"Received: above 255 \(40 pixels\)"),
     ],
@@ -75,6 +87,8 @@ def test_masks_of_models_that_ignore_another_value():
     assert "Most likely 255 marks pixels without a class" in str(found["invalid"])
     found = problems(IMAGES, LABELS // 2 * 255, num_classes=2, ignore_index=11)
     assert "Most likely 255 is the foreground" in str(found["invalid"])
+    found = problems(IMAGES, LABELS // 2 * 255, num_classes=1)
+    assert found["one class"].readings[0].num_classes == 2  # as of arrays
     wide = np.where(LABELS == 2, 65535, LABELS.astype("int32"))
     assert problems(IMAGES, wide, num_classes=2, ignore_index=65535) == {}
     found = problems(IMAGES, LABELS // 2, labels=["sky", "road", "car"])
@@ -85,3 +99,13 @@ def test_evaluation_data_may_lack_classes():
     statistics = DataStatistics(3, 255)
     statistics.update_state(None, LABELS // 2)
     assert statistics.mask_problems("validation", complete=False) == {}
+
+
+@pytest.mark.parametrize("num_classes, masks", [(2, LABELS // 2 * 255), (3, LABELS * 0 + 255)])
+def test_datasets_are_advised_as_arrays_are(num_classes, masks):
+    (kind, warning), *_ = problems(IMAGES, masks, num_classes=num_classes).items()
+    images = np.zeros((2, 32, 40, 3), "uint8")
+    with pytest.raises(MaskError) as error:
+        check_arrays(images, np.tile(masks, (1, 8, 8)), num_classes, training=True)
+    assert warning.readings == error.value.readings
+    assert warning.found.replace(", in the training data", "") == error.value.found
