@@ -236,7 +236,7 @@ def test_the_seed_decides_the_weights():
 def test_the_optimizer_fits_the_weights_that_training_starts_from(options, optimizer, rate):
     arguments = cli._parser().parse_args(f"{TRAIN} {options}".split())
     made = commands._optimizer(arguments, steps=10)
-    assert type(made) is optimizer
+    assert isinstance(made, optimizer)
     schedule = keras.optimizers.schedules.deserialize(made.get_config()["learning_rate"])
     assert (schedule.initial, schedule.steps) == (rate, 10)
 

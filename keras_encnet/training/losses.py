@@ -179,7 +179,7 @@ def se_loss(labels, valid, se_logits, **_):
 def pixel_loss_function(loss, num_classes):
     """The argument `loss` of `compile`, as a Keras loss or function for `pixel_loss`.
 
-    Keras's losses read probabilities and, but for the sparse ones, one-hot labels, unless told
+    Keras's losses read probabilities and, except for the sparse ones, one-hot labels, unless told
     otherwise. A name can be told; an object that reads them means something else.
 
     Raises:

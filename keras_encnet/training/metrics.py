@@ -86,7 +86,7 @@ class MeanIoU(keras.metrics.Metric):
 def metrics_of_logits(metrics, num_classes: int) -> list[keras.metrics.Metric]:
     """The argument `metrics` of `compile`, as Keras metrics of labels and logits.
 
-    Keras's metrics read probabilities and, but for the sparse ones, one-hot labels, unless told
+    Keras's metrics read probabilities and, except for the sparse ones, one-hot labels, unless told
     otherwise. A name can be told; an object that reads them means something else.
 
     Raises:
