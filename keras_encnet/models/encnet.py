@@ -261,7 +261,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         self.evaluation = evaluation
         self.backbone_weights = backbone_weights
         self._add_loss_trackers(tuple(outputs))
-        # A function, because Keras would look for layers in a dict.
+        # A function, because Keras would save the layers that it finds in a dict once more.
         named = layers_by_path(self._heads)
         made = settings(named, left_out=None if backbone_name else backbone)
         self._layer_changes = lambda: changes(self._heads, named, made)
@@ -283,6 +283,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         return super().call(inputs, training=training, mask=mask)
 
     def _run_through_graph(self, inputs, *args, **kwargs):
+        # The only method of the model that `clone_model` calls before it makes another.
         operation = getattr(kwargs.get("operation_fn"), "__qualname__", "")
         if operation.startswith("_clone_functional_model"):
             raise ValueError(
@@ -374,7 +375,8 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
             )
         if not isinstance(config.get("backbone"), str):
             # Earlier versions accepted and ignored them for a model as backbone.
-            config.pop("width", None), config.pop("output_stride", None)
+            config.pop("width", None)
+            config.pop("output_stride", None)
         for key in ("backbone", "dtype"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(
