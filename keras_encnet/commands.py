@@ -243,8 +243,8 @@ def _compiled_model(arguments, pairs, num_classes, steps):
 def _optimizer(arguments, steps):
     trained = arguments.preset or arguments.backbone_weights
     if (arguments.optimizer or ("sgd" if trained else "adamw")) == "sgd":
-        rate = training.PolynomialDecay(arguments.learning_rate or 0.01, steps=steps)
-        return training.SGD(rate)
+        initial = arguments.learning_rate or 0.01
+        return training.SGD(training.PolynomialDecay(initial, steps=steps, end=min(1e-4, initial)))
     rate = training.PolynomialDecay(
         arguments.learning_rate or 1e-3, steps=steps, end=0.0, warmup=min(100, steps // 20)
     )

@@ -231,6 +231,7 @@ def test_the_seed_decides_the_weights():
         ("--preset ade20k_r50", SGD, 0.01),
         ("--preset ade20k_r50 --optimizer adamw --learning-rate 3e-4", keras.optimizers.AdamW, 3e-4),
         ("--optimizer sgd", SGD, 0.01),
+        ("--optimizer sgd --learning-rate 5e-5", SGD, 5e-5),
     ],
 )
 def test_the_optimizer_fits_the_weights_that_training_starts_from(options, optimizer, rate):
