@@ -137,9 +137,9 @@ AVERAGES = ("all", "counted")
 def _values(loss, labels, logits):
     if loss is None:
         return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    # Calling a Loss reduces; `call` gives the values before that.
+    # Calling a Loss makes tensors and reduces; `call` gives the values before the reduction.
     function = loss.call if isinstance(loss, losses.Loss) else loss
-    values = function(labels, logits)
+    values = function(ops.convert_to_tensor(labels), ops.convert_to_tensor(logits))
     if len(values.shape) != 3:
         raise ValueError(
             "`loss` must return a value for each pixel, (batch, height, width), from labels of that "
