@@ -1,14 +1,10 @@
-"""Augmentation follows mmsegmentation's recipe. Expected numbers are by hand or from `colorsys`."""
-
-import colorsys
+"""Augmentation follows mmsegmentation's recipe. Expected numbers are by hand."""
 
 import numpy as np
 import pytest
 
 from keras_encnet.data.transforms import (
     augment,
-    change_colours,
-    distort,
     fit,
     pad,
     random_crop,
@@ -102,35 +98,6 @@ def test_image_and_mask_are_flipped_half_of_the_time():
         image, mask = random_flip(rng, IMAGE, MASK)
         flipped += (mask == MASK[:, ::-1]).all() and (image == IMAGE[:, ::-1]).all()
     assert 0.42 < flipped / 300 < 0.58
-
-
-@pytest.mark.parametrize("saturation, hue", [(1.3, 7), (0.6, -18), (1, 17), (1.5, 0), (0.5, -1)])
-def test_hue_and_saturation_are_those_of_hsv(saturation, hue):
-    pixels = IMAGE[:4].reshape(-1, 3)
-    changed = change_colours(IMAGE[:4], saturation=saturation, hue=hue).reshape(-1, 3)
-    for before, after in zip(pixels.tolist(), changed.tolist(), strict=True):
-        h, s, v = colorsys.rgb_to_hsv(*(level / 255 for level in before))
-        expected = colorsys.hsv_to_rgb((h + hue / 180) % 1, min(1, s * saturation), v)
-        assert np.abs(np.array(expected) * 255 - after).max() < 1.5
-
-
-def test_brightness_and_contrast_are_clipped_and_truncated():
-    image = np.array([[[0, 101, 255]]], "uint8")
-    assert change_colours(image, brightness=-20.5).tolist() == [[[0, 80, 234]]]
-    assert change_colours(image, contrast=1.5).tolist() == [[[0, 151, 255]]]
-    both = dict(brightness=20, contrast=0.5)
-    assert change_colours(image, **both).tolist() == [[[10, 60, 127]]]
-    # Contrast is changed after brightness in either order.
-    assert change_colours(image, **both, contrast_first=False).tolist() == [[[10, 60, 127]]]
-
-
-def test_distortions_change_each_property_half_of_the_time():
-    grey = np.full((2, 2, 3), 100, "uint8")  # unaffected by hue and saturation
-    changed = [(distort(rng, grey) != 100).any() for rng in generators(400)]
-    assert 0.68 < np.mean(changed) < 0.82  # brightness or contrast: 3/4
-    red = np.array([[[200, 100, 100]]], "uint8")
-    differences = [np.ptp(distort(rng, red)[0, 0, 1:].astype(int)) > 3 for rng in generators(400)]
-    assert 0.35 < np.mean(differences) < 0.55  # hue changed by more than a little: slightly under 1/2
 
 
 def test_padding_is_ignored_and_zero_after_normalization():
