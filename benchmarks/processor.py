@@ -22,6 +22,8 @@ INSTRUCTION_SETS += "amx_tile amx_int8 amx_bf16 amx_fp16 asimd sve i8mm bf16 sve
 LIMITS = {
     "avx2": {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
+        # Without AVX-512 VNNI or the like, TensorFlow uses its own convolutions instead of oneDNN's.
+        "TF_ENABLE_ONEDNN_OPTS": "0",
         "ATEN_CPU_CAPABILITY": "avx2",
         "OPENBLAS_CORETYPE": "Haswell",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",

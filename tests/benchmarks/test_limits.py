@@ -61,6 +61,8 @@ def test_a_limit_reaches_the_processes_that_are_measured(script, monkeypatch):
         side.close()
         for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
             assert side.ready.get(name, None) == expected
+        # What TensorFlow chooses by itself on a processor without neural network instructions.
+        assert side.ready.get("TF_ENABLE_ONEDNN_OPTS") == ("0" if isa else None)
         assert side.ready.get("OPENBLAS_CORETYPE") == ("Haswell" if isa else None)
         assert ("--xla_cpu_max_isa=AVX2" in side.ready["XLA_FLAGS"]) == (isa is not None)
         assert "--xla_cpu_use_fusion_emitters=true" in side.ready["XLA_FLAGS"]
