@@ -7,19 +7,15 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_encnet.data.checks import check_sizes
-from keras_encnet.data.conventions import check_palette, is_integer
-from keras_encnet.data.image_files import image_size
-from keras_encnet.data.images import read_image, read_mask
+from keras_encnet.data.file_pairs import FilePairs
 from keras_encnet.data.pairs import Pairs
 
-MAX_VALUE = np.iinfo("int32").max  # of a mask
 IMAGE_ENDINGS = set(
     ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .avif .bmp .dib .gif .ppm .pgm .pbm .pnm".split()
 )
+FOREIGN_DIRECTORIES = {"__MACOSX", "@eaDir"}  # macOS's archives and Synology's thumbnails
 
 
 def folder(
@@ -68,68 +64,69 @@ def folder(
     >>> image.shape, mask.shape, int(mask.max())
     ((32, 48, 3), (32, 48), 1)
     """
-    images, masks = os.fspath(images), os.fspath(masks)
-    image_files, mask_files = _files(images, "images"), _files(masks, "masks")
-    unpaired = [image_files[name] for name in image_files if name not in mask_files]
+    names, image_files, mask_files = matching_files(images, masks)
+    return FilePairs(
+        image_files,
+        mask_files,
+        names,
+        labels=labels,
+        label_map=label_map,
+        palette=palette,
+        colours=palette,
+    )
+
+
+def matching_files(
+    images: str | os.PathLike, masks: str | os.PathLike | None = None
+) -> tuple[list[str], list[str], list[str] | None]:
+    """The names, image files and mask files of two directories or globs.
+
+    Args:
+        images: a directory or a glob, as in `folder`.
+        masks: the same for masks. `None` if there are none.
+
+    Returns:
+        Names, paths of images and paths of masks (or `None`), in natural order. A name is the image's
+        path below the directory, without its ending.
+
+    Raises:
+        As for `folder`.
+    """
+    images = os.fspath(images)
+    image_files = _files(images, "images")
+    keys = sorted(image_files, key=lambda key: _natural_order(image_files[key]))
+    directory = _split(images)[0]
+    names = [result_name(os.path.relpath(image_files[key], directory or ".")) for key in keys]
+    paths = [image_files[key] for key in keys]
+    if masks is None:
+        return names, paths, None
+    masks = os.fspath(masks)
+    mask_files = _files(masks, "masks")
+    unpaired = [image_files[key] for key in keys if key not in mask_files]
     if unpaired:
         raise ValueError(
             f"Every image must have a mask of the same name in {masks!r} (in a glob, the name is the "
             f"part that * stands for). Received: {len(unpaired)} of {len(image_files)} images without "
-            f"a mask, {_first_few(unpaired)}. Add the masks or move the images away."
+            f"a mask, {first_few(unpaired)}. Add the masks or move the images away."
         )
-    unpaired = [mask_files[name] for name in mask_files if name not in image_files]
+    unpaired = [mask_files[key] for key in mask_files if key not in image_files]
     if unpaired:
         raise ValueError(
             f"Every mask must have an image of the same name in {images!r}. Received: {len(unpaired)} "
-            f"of {len(mask_files)} masks without an image, {_first_few(unpaired)}. Add the images or "
+            f"of {len(mask_files)} masks without an image, {first_few(unpaired)}. Add the images or "
             "move the masks away."
         )
-    names = sorted(image_files, key=lambda name: _natural_order(image_files[name]))
-    return _Files(
-        [image_files[name] for name in names],
-        [mask_files[name] for name in names],
-        labels=labels,
-        label_map=label_map,
-        palette=palette,
-    )
+    return names, paths, [mask_files[key] for key in keys]
 
 
-class _Files(Pairs):
-    def __init__(self, images, masks, *, labels, label_map, palette):
-        super().__init__(masks, labels=labels, palette=palette)
-        self._images, self._masks = images, masks
-        label_map = dict(label_map or {})
-        colours = [key for key in label_map if isinstance(key, tuple)]
-        self._colours = self.palette
-        if colours:
-            if palette is None:
-                raise ValueError(
-                    "`label_map` must map integers if there is no `palette`. Received: the colours "
-                    f"{colours}. Give `palette`, the (num_classes, 3) RGB colours in label order."
-                )
-            # These colours are read as labels after the last class, which `label_map` then maps.
-            first = len(self.palette)
-            self._colours = np.concatenate([self.palette, check_palette(colours)])
-            for i, colour in enumerate(colours):
-                label_map[first + i] = label_map.pop(colour)
-        self._map_labels = _label_mapping(label_map)
+def result_name(path: str) -> str:
+    """A path without its ending, with "/" on every system, in one Unicode form.
 
-    def read(self, i):
-        image, mask = read_image(self._images[i]), self.mask(i)
-        check_sizes(image.shape[:2], mask.shape, self.where(i), self.files(i))
-        return image, mask
-
-    def mask(self, i):
-        return self._map_labels(read_mask(self._masks[i], palette=self._colours))
-
-    def image_size(self, i):
-        return image_size(self._images[i])
-
-    def where(self, i):
-        return f"{self._masks[i]} (mask of {self._images[i]})"
-
-    def files(self, i):
-        return self._images[i], self._masks[i]
+    >>> result_name("bochum/0.png")
+    'bochum/0'
+    """
+    name = os.path.splitext(path)[0].replace(os.sep, "/")
+    return unicodedata.normalize("NFC", name)
 
 
 def image_paths(source: str | os.PathLike) -> list[pathlib.Path]:
@@ -214,8 +211,14 @@ def _matching(directory, pattern):
         for name in glob.glob(pattern or "*", root_dir=directory or None, recursive=True)
         if os.path.isfile(os.path.join(directory, name))
         and os.path.splitext(name)[1].lower() in endings
-        and not os.path.basename(name).startswith(".")
+        and not _is_foreign(name)
     ]
+
+
+def _is_foreign(path):
+    """Whether a path is hidden, or in a directory that another program added."""
+    parts = pathlib.PurePath(path).parts
+    return parts[-1].startswith(".") or not FOREIGN_DIRECTORIES.isdisjoint(parts)
 
 
 def _why_empty(source):
@@ -246,31 +249,12 @@ def _natural_order(name):
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _first_few(paths, count=3):
+def first_few(paths: Sequence[str], count: int = 3) -> str:
+    """The first paths in natural order, for messages.
+
+    >>> first_few(["10.png", "2.png", "3.png", "1.png"])
+    '1.png, 2.png, 3.png and 1 more'
+    """
     first = sorted(paths, key=_natural_order)[:count]
     listed = ", ".join(map(str, first))
     return listed + (f" and {len(paths) - count} more" if len(paths) > count else "")
-
-
-def _label_mapping(label_map):
-    """The function that applies `label_map` to a mask."""
-    if not label_map:
-        return lambda mask: mask
-    olds, news = zip(*label_map.items(), strict=True)
-    integers = all(map(is_integer, olds + news))
-    if not integers or min(news) < 0 or max(map(abs, olds + news)) > MAX_VALUE:
-        raise ValueError(
-            "`label_map` must map integers to integers from 0 up, {255: 1} for instance. "
-            f"Received: {label_map!r}"
-        )
-    olds, news = np.array(olds), np.array(news)
-    order = np.argsort(olds)
-    olds, news = olds[order], news[order]
-
-    def map_labels(mask):
-        at = np.searchsorted(olds, mask).clip(max=len(olds) - 1)
-        return np.where(olds[at] == mask, news[at], mask)
-
-    table = map_labels(np.arange(256))
-    table = table.astype("uint8" if table.max() <= 255 else "int32")
-    return lambda mask: table[mask] if mask.dtype == "uint8" else map_labels(mask).astype("int32")

@@ -1,5 +1,6 @@
 """Opening image files: which formats, how many pixels, which way up."""
 
+import io
 import os
 
 from PIL import Image, ImageOps, JpegImagePlugin, TiffImagePlugin
@@ -37,27 +38,22 @@ def open_image(path: str | os.PathLike) -> Image.Image:
         raise FileNotFoundError(f"There is no image file {name!r}.") from None
     except IsADirectoryError:
         raise ValueError(f"An image must be a file. Received: {name!r}, a directory") from None
-    if not start:
-        raise ValueError(f"Cannot read {name!r}: the file is empty. Replace it or leave it out.")
-    plugin = _plugin(start)
-    if plugin is None:
-        raise ValueError(
-            f"Cannot read {name!r}: it is not an image, or not one of {', '.join(FORMATS)}. Convert "
-            "it, or open it with Pillow and pass the PIL image."
-        )
-    try:
-        image = plugin(name)
-    except Exception as error:
-        raise unreadable(name, error) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise ValueError(
-            f"An image file must have {MAX_PIXELS / 1e6:.0f} megapixels or fewer. Received: {name!r}, "
-            f"{height}×{width} (height×width), {width * height / 1e6:.0f} megapixels. Cut it into "
-            "parts, or reduce it."
-        )
-    return image
+    return _open(name, start, name)
+
+
+def open_bytes(data: bytes, name: str) -> Image.Image:
+    """Opens the contents of an image file, as `open_image` does; `name` is for errors.
+
+    Raises:
+        ValueError: as for `open_image`.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (48, 32)).save(file, "PNG")
+    >>> with open_bytes(file.getvalue(), "image 7") as image:
+    ...     upright_size(image, "image 7")
+    (32, 48)
+    """
+    return _open(io.BytesIO(data), data[:16], name)
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -65,9 +61,15 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     EXIF orientation may come last.
     """
     with open_image(path) as image:
-        width, height = image.size
-        # Pillow has turned TIFF already.
-        turned = image.format != "TIFF" and _orientation(image, path) >= 5
+        return upright_size(image, path)
+
+
+def upright_size(image: Image.Image, name: str | os.PathLike) -> tuple[int, int]:
+    """The `(height, width)` that an opened file has once its EXIF orientation is applied; `name` is for
+    the error."""
+    width, height = image.size
+    # Pillow has turned TIFF already.
+    turned = image.format != "TIFF" and _orientation(image, name) >= 5
     return (width, height) if turned else (height, width)
 
 
@@ -118,6 +120,31 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 # Pillow's own factory of JPEG looks for further images behind the first.
 OWN_PLUGINS = {"JPEG": JpegImagePlugin.JpegImageFile, "TIFF": _Tiff}
+
+
+def _open(source, start, name):
+    """Opens a path or file object that starts with these bytes."""
+    if not start:
+        raise ValueError(f"Cannot read {name!r}: the file is empty. Replace it or leave it out.")
+    plugin = _plugin(start)
+    if plugin is None:
+        raise ValueError(
+            f"Cannot read {name!r}: it is not an image, or not one of {', '.join(FORMATS)}. Convert "
+            "it, or open it with Pillow and pass the PIL image."
+        )
+    try:
+        image = plugin(source)
+    except Exception as error:
+        raise unreadable(name, error) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"An image file must have {MAX_PIXELS / 1e6:.0f} megapixels or fewer. Received: {name!r}, "
+            f"{height}×{width} (height×width), {width * height / 1e6:.0f} megapixels. Cut it into "
+            "parts, or reduce it."
+        )
+    return image
 
 
 def _plugin(start):

@@ -1,5 +1,6 @@
 """Folders of images and masks: matching, label maps, and errors about missing files."""
 
+import pickle
 import unicodedata
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras_encnet.data.folders import image_paths
 
 
 def write(path, value=0, size=(48, 32)):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     mode = "RGB" if path.suffix == ".jpg" or isinstance(value, tuple) else "L"
     Image.new(mode, size, value).save(path)
 
@@ -96,6 +97,45 @@ def test_other_files_of_a_directory_are_no_images(here):
     assert [path.name for path in image_paths(here / "images")] == ["1.jpg", "2.jpg", "10.jpg"]
     # A glob may name them.
     assert image_paths(here / "images" / "LIC*") == [here / "images" / "LICENSE"]
+
+
+@pytest.mark.parametrize("images, masks", [("", ""), ("*", "*"), ("*.*", "*.*"), ("**/*", "**/*")])
+def test_hidden_and_foreign_files_never_disturb(here, images, masks):
+    for part in ("images", "masks"):
+        for name in (".DS_Store", "._1.jpg", "._1.png", "Thumbs.db", "desktop.ini", ".hidden.png"):
+            (here / part / name).write_bytes(b"\0\5\x16\7")
+        for directory in ("__MACOSX", "@eaDir", ".thumbnails"):
+            write(here / part / directory / "1.png")
+            write(here / part / directory / "7.png")
+    pairs = folder(here / "images" / images, here / "masks" / masks)
+    assert order(pairs) == [1, 2, 10] and len(image_paths(here / "images" / images)) == 3
+
+
+def test_names_are_paths_below_the_directory_without_ending(here):
+    write(here / "images" / "a b" / "c.v2_rgb.jpg")
+    write(here / "masks" / "a b" / "c.v2.png")
+
+    def names(images, masks):
+        pairs = folder(here / "images" / images, here / "masks" / masks)
+        return [pairs.name(i) for i in range(len(pairs))]
+
+    assert names("", "") == names("*.jpg", "*.png") == ["1", "2", "10"]
+    assert names("*/*_rgb.jpg", "*/*.png") == ["a b/c.v2_rgb"]
+    part = folder(here / "images", here / "masks")[1:]
+    assert [part.name(i) for i in range(len(part))] == ["2", "10"]
+
+
+def test_an_image_is_read_without_its_mask(here):
+    (here / "masks" / "1.png").write_bytes(b"broken")
+    pairs = folder(here / "images", here / "masks")
+    assert pairs.image(0).shape == (32, 48, 3)
+    with pytest.raises(ValueError, match="1.png"):
+        pairs[0]
+
+
+def test_pairs_of_files_can_be_sent_to_another_process(here):
+    pairs = pickle.loads(pickle.dumps(folder(here / "images", here / "masks", label_map={10: 3})))
+    assert order(pairs) == [1, 2, 3] and pairs.name(2) == "10"
 
 
 def test_image_paths(here, monkeypatch):
