@@ -3,13 +3,14 @@
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 
-from keras_encnet.data.checks import check_mask, check_sizes
+from keras_encnet.data.augmentation import FLIP, SCALE, check_augmentation, check_unused, transformed
+from keras_encnet.data.checks import check_has_masks, check_mask, check_sizes
 from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size, check_integer, is_integer
 from keras_encnet.data.images import read_image
 from keras_encnet.data.pairs import Pairs
@@ -25,10 +26,13 @@ def batches(
     size: tuple[int, int] | None,
     batch_size: int,
     augment: bool = False,
+    transform: Callable | None = None,
     seed: int | None = None,
     resize: tuple[int, int] | None = None,
-    scale: tuple[float, float] = (0.5, 2.0),
-    photometric: bool = True,
+    scale: tuple[float, float] = SCALE,
+    flip: float = FLIP,
+    photometric: bool | Mapping = True,
+    repeat: int = 1,
     ignore_index: int | None = None,
 ) -> "Batches":
     """Batches of images and masks, for `fit`, `evaluate` and `predict` on every backend.
@@ -40,6 +44,16 @@ def batches(
     Without `augment`, the order is kept, no image is left out, and each image is resized to fit
     into `size` and padded.
 
+    A function of your own, `transform(rng, image, mask)`, comes before all this. It may take the place
+    of any part: `augment=True, transform=f, scale=(1, 1), flip=0, photometric=False` leaves the new
+    order, and crops or pads what `f` returns to `size`. It runs in several threads at once, so it
+    must take all random numbers from `rng`, and keep no state. With Albumentations:
+
+        def f(rng, image, mask):
+            steps = [A.Affine(rotate=(-20, 20), fill_mask=255), A.GaussNoise()]
+            done = A.Compose(steps, seed=int(rng.integers(2**32)))(image=image, mask=mask)
+            return done["image"], done["mask"]
+
     Args:
         pairs: `keras_encnet.data.Pairs`, from `folder` for instance, or any sequence of
             (image, mask).
@@ -47,11 +61,19 @@ def batches(
             of the images. A batch then ends where the size changes.
         batch_size: number of images in a batch.
         augment: whether to augment the images, for training.
+        transform: called as `transform(rng, image, mask)` with a `numpy.random.Generator`, an image
+            `uint8` `(height, width, 3)`, RGB, and its mask `(height, width)`; returns (image, mask)
+            like these, of any size. If `size` is `None` it must keep the size. The checks before
+            training see the masks without it.
         seed: integer. `None` chooses one at random, see the attribute `seed`.
         resize: `(long, short)` sides that images are fitted into before the random resizing, (2048,
             512) for ADE20K for instance. `None` keeps their sizes.
-        scale: smallest and largest ratio of the random resizing.
-        photometric: whether to change brightness, contrast, saturation and hue.
+        scale: smallest and largest ratio of the random resizing. `(1, 1)` turns it off.
+        flip: probability that an image is mirrored left to right. 0 turns it off.
+        photometric: whether to change brightness, contrast, saturation and hue; or a dict of those to
+            change and how far, {"brightness": 32, "contrast": (0.5, 1.5)} for instance, see
+            `keras_encnet.data.augmentation.check_augmentation`.
+        repeat: how often each pair occurs in an epoch, more than once for a tiny data set.
         ignore_index: mask value of the padding. Default: that of the model that gets the batches, see
             `Batches.use_ignore_index`; 255 until then.
 
@@ -61,7 +83,9 @@ def batches(
         `ignore_index` is above 255.
 
     Raises:
-        ValueError: if there are no pairs, or `size`, `batch_size`, `seed` or `ignore_index` is invalid.
+        ValueError: if there are no pairs, they have no masks, or an argument is invalid or has no
+            effect without `augment`. When batches are read: if a pair is invalid, or `transform`
+            returns something else than an image and a mask.
 
     >>> pairs = [(np.zeros((40, 60, 3), "uint8"), np.ones((40, 60), "uint8"))] * 5
     >>> training = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0)
@@ -70,11 +94,33 @@ def batches(
     (2, (2, 32, 48, 3), (2, 32, 48))
     >>> [len(images) for images, masks in batches(pairs, size=None, batch_size=2)]
     [2, 2, 1]
+    >>> def turned(rng, image, mask):
+    ...     quarters = rng.integers(4)
+    ...     return np.rot90(image, quarters), np.rot90(mask, quarters)
+    >>> training = batches(
+    ...     pairs, size=(32, 32), batch_size=5, augment=True, transform=turned, flip=0, seed=0
+    ... )
+    >>> training[0][0].shape
+    (5, 32, 32, 3)
     """
     pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
     if not len(pairs):
         raise ValueError("`pairs` must not be empty. Received: no pairs")
+    check_has_masks(pairs)
     check_integer("batch_size", batch_size)
+    if not isinstance(augment, bool):
+        own = " Pass a function of your own as `transform`." if callable(augment) else ""
+        raise ValueError(f"`augment` must be True or False. Received: {augment!r}.{own}")
+    if transform is not None and not callable(transform):
+        raise ValueError(
+            "`transform` must be a function, called as transform(rng, image, mask), or None. "
+            f"Received: {transform!r}"
+        )
+    options = {"resize": resize, "scale": scale, "flip": flip, "photometric": photometric}
+    check_augmentation(**options)
+    check_integer("repeat", repeat)
+    if not augment:
+        check_unused(**options, repeat=repeat)
     if size is None and augment:
         raise ValueError(
             "`size` must be the (height, width) of the crops if augment=True. Received: None. "
@@ -91,27 +137,27 @@ def batches(
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, 0)
 
-    def prepare(ignore_index, i, *place):
+    def prepare(ignore_index, i, epoch, position):
         image, mask = pairs[i]
         image, mask = read_image(image), check_mask(mask, pairs.where(i))
-        check_sizes(image.shape[:2], mask.shape, pairs.where(i))
+        original = mask.shape
+        check_sizes(image.shape[:2], original, pairs.where(i))
+        rng = np.random.default_rng([seed, epoch, position])
+        if transform is not None:
+            image, mask = transformed(transform, rng, image, mask, pairs.where(i))
         if augment:
-            rng = np.random.default_rng([seed, *place])
-            return augmented(
-                rng,
-                image,
-                mask,
-                size,
-                resize=resize,
-                scale=scale,
-                photometric=photometric,
-                ignore_index=ignore_index,
+            return augmented(rng, image, mask, size, ignore_index=ignore_index, **options)
+        if size is not None:
+            return fit(image, mask, size, ignore_index=ignore_index)
+        if mask.shape != original:
+            raise ValueError(
+                "`transform` must keep the sizes of the images if `size` is None, because batches end "
+                f"where they change. Received: {mask.shape} instead of {original} (height, width) for "
+                f"{pairs.where(i)}. Give `batches` a `size`."
             )
-        if size is None:
-            return image, mask
-        return fit(image, mask, size, ignore_index=ignore_index)
+        return image, mask
 
-    return Batches(pairs, prepare, batch_size, size, augment, seed, ignore_index)
+    return Batches(pairs, prepare, batch_size, size, augment, seed, repeat, ignore_index)
 
 
 class Batches(keras.utils.PyDataset):
@@ -137,10 +183,10 @@ class Batches(keras.utils.PyDataset):
     # epoch and return them in the next one. With one worker Keras only calls `__getitem__`. The
     # threads of this class prepare batches by global step, which cannot be confused.
 
-    def __init__(self, pairs, prepare, batch_size, size, augment, seed, ignore_index):
+    def __init__(self, pairs, prepare, batch_size, size, augment, seed, repeat, ignore_index):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.repeat = augment, seed, repeat
         self.ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
         self._ignore_index_is_given = ignore_index is not None
         self._prepare_with = prepare
@@ -149,7 +195,7 @@ class Batches(keras.utils.PyDataset):
         self._ahead = {}  # global step: futures of its images and masks
         self._order = None, None  # an epoch, and the order of the pairs in it
         if augment:
-            self.steps_per_epoch = max(1, len(pairs) // batch_size)
+            self.steps_per_epoch = max(1, len(pairs) * repeat // batch_size)
         else:
             self._groups = _groups(pairs, batch_size, by_size=size is None)
             self.steps_per_epoch = len(self._groups)
@@ -171,6 +217,26 @@ class Batches(keras.utils.PyDataset):
         self.step = int(step)
         self._drawn = None  # batches returned in this epoch of `fit`; `None` outside of one
         return self
+
+    def read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batch of global step `step`, wherever the training is, which does not notice.
+
+        >>> pairs = [(np.zeros((32, 32, 3), "uint8"), np.full((32, 32), i, "uint8")) for i in range(6)]
+        >>> training = batches(pairs, size=(32, 32), batch_size=3, augment=True, scale=(1, 1), seed=0)
+        >>> images, masks = training.read(2)
+        >>> masks[:, 0, 0].tolist() == training.indices(2), training.step
+        (True, 0)
+        """
+        check_integer("step", step, 0)
+        with self._lock:
+            samples = self._submit(step)
+        return _stacked(samples)
+
+    def indices(self, step: int) -> list[int]:
+        """The indices of the pairs in the batch of global step `step`."""
+        check_integer("step", step, 0)
+        with self._lock:
+            return [i for i, *_ in self._places(step)]
 
     def use_ignore_index(self, value: int) -> None:
         """Gives padding the mask value that a model ignores. `fit` and `evaluate` of a model call it.
@@ -216,8 +282,7 @@ class Batches(keras.utils.PyDataset):
             ahead = self._ahead
             self._ahead = {s: ahead.get(s) or self._submit(s) for s in range(step, last + 1)}
             samples = self._ahead[step]
-        images, masks = zip(*[sample.result() for sample in samples], strict=True)
-        return np.stack(images), np.stack(masks)
+        return _stacked(samples)
 
     # Keras calls these two at the start and end of an epoch, but also around the first one or two
     # batches that it reads for their shapes, and after an interruption it does not call
@@ -239,28 +304,38 @@ class Batches(keras.utils.PyDataset):
                 stacklevel=2,
             )
 
-    def _prepare(self, i, *place):
-        return self._prepare_with(self.ignore_index, i, *place)
+    def _prepare(self, i, epoch, position):
+        return self._prepare_with(self.ignore_index, i, epoch, position)
 
     def _submit(self, step):
         """Starts preparing the batch of a global step; returns a future for each pair."""
+        return [self._pool.submit(self._prepare, *place) for place in self._places(step)]
+
+    def _places(self, step):
+        """The index, and the epoch and position for the seed, of each pair of a global step."""
         epoch, k = divmod(step, self.steps_per_epoch)
+        # Position 0 of the seeds belongs to the shuffling.
         if not self.augment:
-            return [self._pool.submit(self._prepare, i) for i in self._groups[k]]
+            return [(i, 0, i + 1) for i in self._groups[k]]
         if self._order[0] != epoch:
             self._order = epoch, self._shuffled(epoch)
         order = self._order[1]
         positions = range(k * self.batch_size, (k + 1) * self.batch_size)
-        # Position 0 of the seeds belongs to the shuffling.
-        return [self._pool.submit(self._prepare, order[p], epoch, p + 1) for p in positions]
+        return [(order[p], epoch, p + 1) for p in positions]
 
     def _shuffled(self, epoch):
         rng = np.random.default_rng([self.seed, epoch, 0])
-        rounds = -(-self.batch_size // len(self.pairs))
+        rounds = max(self.repeat, -(-self.batch_size // len(self.pairs)))
         return [int(i) for _ in range(rounds) for i in rng.permutation(len(self.pairs))]
 
     def __repr__(self):
         return f"<{self.steps_per_epoch} batches of {self.batch_size} from {self.pairs!r}>"
+
+
+def _stacked(samples):
+    """The batch of futures of images and masks."""
+    images, masks = zip(*[sample.result() for sample in samples], strict=True)
+    return np.stack(images), np.stack(masks)
 
 
 def _groups(pairs, batch_size, by_size):

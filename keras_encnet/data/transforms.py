@@ -4,9 +4,12 @@ The only source of randomness is the `numpy.random.Generator` passed to each fun
 `uint8` `(height, width, 3)`, RGB, and masks integers `(height, width)`.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from PIL import Image
 
+from keras_encnet.data.augmentation import FLIP, PHOTOMETRIC, SCALE, check_augmentation
 from keras_encnet.data.colours import distort
 from keras_encnet.data.conventions import IGNORE_INDEX
 from keras_encnet.data.images import resize_image, resize_mask
@@ -22,8 +25,9 @@ def augment(
     size: tuple[int, int],
     *,
     resize: tuple[int, int] | None = None,
-    scale: tuple[float, float] = (0.5, 2.0),
-    photometric: bool = True,
+    scale: tuple[float, float] = SCALE,
+    flip: float = FLIP,
+    photometric: bool | Mapping = True,
     ignore_index: int = IGNORE_INDEX,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resizes, crops, flips and recolours an image at random, and pads it to `size`; also its mask.
@@ -32,13 +36,14 @@ def augment(
         rng: source of randomness.
         image, mask: the image and its mask, which are not changed.
         size: `(height, width)` of the crop in pixels.
-        resize: `(long, short)` sides that the image is fitted into at ratio 1. `None` keeps its size.
-        scale: smallest and largest resize ratio.
-        photometric: whether to change the colours.
+        resize, scale, flip, photometric: as for `check_augmentation`.
         ignore_index: mask value of ignored pixels and of the padding.
 
     Returns:
         The augmented image and mask, both of `size`.
+
+    Raises:
+        ValueError: if `resize`, `scale`, `flip` or `photometric` is invalid.
 
     Source: mmsegmentation 1.2.2, `configs/_base_/datasets/ade20k.py`.
 
@@ -47,12 +52,15 @@ def augment(
     >>> image.shape, mask.shape
     ((32, 48, 3), (32, 48))
     """
+    check_augmentation(resize=resize, scale=scale, flip=flip, photometric=photometric)
     height, width = random_size(rng, *mask.shape, resize=resize, scale=scale)
     window, mask = random_crop(rng, mask, height, width, size, ignore_index=ignore_index)
     image = resize_image(image, height, width, window)
-    image, mask = random_flip(rng, image, mask)
-    if photometric:
+    image, mask = random_flip(rng, image, mask, flip)
+    if photometric is True:
         image = distort(rng, image)
+    elif photometric:
+        image = distort(rng, image, **{**dict.fromkeys(PHOTOMETRIC), **photometric})
     return pad(image, mask, size, ignore_index=ignore_index)
 
 
@@ -62,7 +70,7 @@ def random_size(
     width: int,
     *,
     resize: tuple[int, int] | None = None,
-    scale: tuple[float, float] = (0.5, 2.0),
+    scale: tuple[float, float] = SCALE,
 ) -> tuple[int, int]:
     """The `(height, width)` of an image after resizing it by a random ratio, keeping its aspect ratio.
 
@@ -114,9 +122,9 @@ def random_crop(
 
 
 def random_flip(
-    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray
+    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, probability: float = FLIP
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors the image and its mask left to right with a probability of 1/2.
+    """Mirrors the image and its mask left to right with a probability.
 
     >>> image, mask = np.arange(6, dtype="uint8").reshape(1, 2, 3), np.array([[0, 1]])
     >>> random_flip(np.random.default_rng(0), image, mask)[1].tolist()
@@ -124,7 +132,7 @@ def random_flip(
     >>> random_flip(np.random.default_rng(1), image, mask)[1].tolist()
     [[0, 1]]
     """
-    if rng.random() < 0.5:
+    if rng.random() < probability:
         return image[:, ::-1], mask[:, ::-1]
     return image, mask
 

@@ -100,6 +100,93 @@ def test_image_and_mask_are_flipped_half_of_the_time():
     assert 0.42 < flipped / 300 < 0.58
 
 
+@pytest.mark.parametrize("probability, least, most", [(0, 0, 0), (0.1, 8, 55), (1, 300, 300)])
+def test_the_probability_of_flips_is_adjustable(probability, least, most):
+    flipped = 0
+    for rng in generators(300):
+        _, mask = augment(rng, IMAGE, MASK, (60, 80), scale=(1, 1), flip=probability, photometric=False)
+        flipped += (mask == MASK[:, ::-1]).all()
+        assert (mask == MASK[:, ::-1]).all() or (mask == MASK).all()
+    assert least <= flipped <= most
+
+
+def recoloured(photometric, image=IMAGE):
+    """The image as several seeds change it."""
+    options = {"scale": (1, 1), "flip": 0, "photometric": photometric}
+    mask = np.zeros(image.shape[:2], "uint8")
+    return [augment(rng, image, mask, mask.shape, **options)[0].astype(int) for rng in generators(60)]
+
+
+def changed(results, image=IMAGE):
+    return [result for result in results if (result != image).any()]
+
+
+def test_each_change_of_colours_can_be_alone():
+    image = np.clip(IMAGE, 60, 190).astype("uint8")
+    top, bottom = image.max(-1), image.min(-1)
+    results = changed(recoloured({"brightness": 20}, image), image)
+    assert 15 < len(results) < 45  # each change has a probability of 1/2
+    for result in results:
+        difference = np.unique(result - image)
+        assert len(difference) == 1 and abs(difference[0]) <= 20
+    results = changed(recoloured({"contrast": (0.5, 0.5)}, image), image)
+    assert 15 < len(results) < 45
+    assert all((result == image // 2).all() for result in results)
+    results = changed(recoloured({"saturation": (0, 0)}, image), image)
+    assert 15 < len(results) < 45
+    assert all((result == top[..., None]).all() for result in results)  # in HSV, grey of the same value
+    results = changed(recoloured({"hue": 9}, image), image)
+    assert 15 < len(results) < 45
+    for result in results:
+        np.testing.assert_array_equal(result.max(-1), top)
+        np.testing.assert_array_equal(result.min(-1), bottom)
+
+
+def test_colours_can_be_left_alone_or_changed_by_nothing():
+    nothing = {"brightness": 0, "contrast": (1, 1), "saturation": (1, 1), "hue": 0}
+    for photometric in (False, {}, nothing):
+        assert not changed(recoloured(photometric))
+
+
+def test_true_stands_for_the_ranges_of_the_recipe():
+    recipe = {"brightness": 32, "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": 18}
+    for usual, spelled in zip(recoloured(True), recoloured(recipe), strict=True):
+        np.testing.assert_array_equal(usual, spelled)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"resize": 512}, r"`resize` must be \(long, short\).*512"),
+        ({"resize": (2048, 0)}, r"`resize`.*positive integers.*\(2048, 0\)"),
+        ({"resize": (2048, 512.5)}, "`resize`.*512.5"),
+        ({"scale": 1.0}, r"`scale` must be \(smallest, largest\).*1.0.*\(1, 1\)"),
+        ({"scale": (2.0, 0.5)}, r"`scale`.*\(2.0, 0.5\)"),
+        ({"scale": (0, 1)}, r"`scale`.*\(0, 1\)"),
+        ({"scale": (1, float("nan"))}, "`scale`.*nan"),
+        ({"scale": (1, float("inf"))}, "`scale`.*inf"),
+        ({"scale": "12"}, "`scale`.*'12'"),
+        ({"scale": None}, "`scale`.*None"),
+        ({"flip": 1.5}, "`flip` must be a probability.*1.5"),
+        ({"flip": True}, "`flip` must be a probability.*True"),
+        ({"flip": "horizontal"}, "`flip`.*'horizontal'"),
+        ({"photometric": 0.5}, "`photometric` must be True, False, or a dict.*0.5"),
+        ({"photometric": None}, "`photometric`.*None"),
+        ({"photometric": {"gamma": 2}}, "`photometric`.*'brightness'.*'hue'.*gamma"),
+        ({"photometric": {"brightness": -1}}, r"`photometric\['brightness'\]`.*0 to 255.*-1"),
+        ({"photometric": {"brightness": (0, 32)}}, r"`photometric\['brightness'\]`.*\(0, 32\)"),
+        ({"photometric": {"contrast": 1.5}}, r"`photometric\['contrast'\]`.*two factors.*1.5"),
+        ({"photometric": {"saturation": (-1, 1)}}, r"`photometric\['saturation'\]`.*0 up.*-1"),
+        ({"photometric": {"contrast": (1.5, 0.5)}}, r"`photometric\['contrast'\]`.*\(1.5, 0.5\)"),
+        ({"photometric": {"hue": 91}}, r"`photometric\['hue'\]`.*integer from 0 to 90.*91"),
+        ({"photometric": {"hue": 0.1}}, r"`photometric\['hue'\]`.*0.1"),
+    ],
+)
+def test_arguments_of_the_augmentation_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        augment(generators(1)[0], IMAGE, MASK, (32, 48), **options)
+
+
 def test_padding_is_ignored_and_zero_after_normalization():
     image, mask = pad(IMAGE, MASK, (70, 100), ignore_index=254)
     np.testing.assert_array_equal(image[:60, :80], IMAGE)
