@@ -34,11 +34,19 @@ class _Advice:
 
     def text(self, *, command_line: bool = False) -> str:
         """The message, with the arguments of Python functions or of the command line."""
-        readings = [f"{each.meaning}: {_spelled(each, command_line)}." for each in self.readings]
-        return " ".join([self.found, *readings])
+        return " ".join(advised(self.found, self.readings, command_line=command_line))
 
     def __str__(self):
         return self.text()
+
+
+def advised(found: str, readings: Sequence[Reading], *, command_line: bool = False) -> list[str]:
+    """What was found, and for each reading of it a sentence with what it means and asks for.
+
+    >>> advised("Received: 7.", [Reading("If 7 is a class", num_classes=8)])
+    ['Received: 7.', 'If 7 is a class: the model needs num_classes=8.']
+    """
+    return [found, *(f"{each.meaning}: {_spelled(each, command_line)}." for each in readings)]
 
 
 class MaskError(_Advice, ValueError):
@@ -68,6 +76,19 @@ def is_outside(value: int, num_classes: int, ignore_index: int) -> bool:
     return value != ignore_index and not 0 <= value < num_classes
 
 
+def outside_values(counts: Mapping[int, int], num_classes: int, ignore_index: int) -> dict[int, int]:
+    """The part of {mask value: pixels} with values that are neither a class nor ignored.
+
+    >>> outside_values({0: 90, 7: 5, 255: 5}, num_classes=2, ignore_index=255)
+    {7: 5}
+    """
+    return {
+        value: pixels
+        for value, pixels in counts.items()
+        if is_outside(value, num_classes, ignore_index)
+    }
+
+
 def readings(totals: Mapping[int, int], num_classes: int, ignore_index: int) -> list[Reading]:
     """What mask values of which some are outside the classes may mean, most likely first.
 
@@ -81,7 +102,7 @@ def readings(totals: Mapping[int, int], num_classes: int, ignore_index: int) -> 
     label_map={2: 255}, num_classes=None, remedy=None)
     """
     values = sorted(totals)
-    outside = [value for value in values if is_outside(value, num_classes, ignore_index)]
+    outside = sorted(outside_values(totals, num_classes, ignore_index))
     most = outside[-1]
     if num_classes == 1 and [value for value in values if value != ignore_index] == [0, most]:
         label_map = {most: 1} if most > 1 else None
@@ -123,6 +144,56 @@ def readings(totals: Mapping[int, int], num_classes: int, ignore_index: int) -> 
     )
     void = void._replace(meaning="If they mark pixels without a class")
     return [blended, *([void] if len(outside) <= 5 else []), *([classes] if most > 0 else [])]
+
+
+def outside_error(
+    totals: Mapping[int, int],
+    num_classes: int,
+    ignore_index: int,
+    where: str = "",
+    jpegs: float = 0,
+) -> MaskError:
+    """The error about mask values outside the classes.
+
+    Args:
+        totals, num_classes, ignore_index: as for `readings`.
+        where: ": 7 (9 pixels) in masks/2.png", for instance.
+        jpegs: the share of masks that are JPEG files.
+    """
+    found = (
+        f"Mask values must be one of the {num_classes} classes (0 to {num_classes - 1}) or "
+        f"{ignore_index} (ignored). Received: "
+        f"{listed_values(outside_values(totals, num_classes, ignore_index))}{where}."
+    )
+    likely = [] if jpegs == 1 else readings(totals, num_classes, ignore_index)
+    return MaskError(found, [JPEG, *likely] if jpegs else likely)
+
+
+def jpeg_warning(jpegs: Sequence[str], count: int) -> MaskWarning:
+    """The warning about masks that are JPEG files.
+
+    Args:
+        jpegs: their paths.
+        count: the number of all masks.
+    """
+    found = (
+        f"Masks must be files that keep every value, PNG for instance. Received: {len(jpegs)} of "
+        f"{count} masks as JPEG, {jpegs[0]} first."
+    )
+    return MaskWarning(found, [JPEG])
+
+
+def absent_warning(absent: Sequence[int], labels: Sequence[str] | None) -> MaskWarning:
+    """The warning about classes that no mask has.
+
+    Args:
+        absent: these classes.
+        labels: names of all classes, or `None`.
+    """
+    return MaskWarning(
+        f"No mask has {listed_classes(absent, labels)}. The model cannot learn a class without "
+        "examples. Check the number of classes and the order of their names."
+    )
 
 
 def too_few_classes(

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from keras_encnet.data.advice import (
-    JPEG,
     MaskError,
     MaskWarning,
-    is_outside,
-    listed_classes,
+    absent_warning,
+    jpeg_warning,
     listed_values,
-    readings,
+    outside_error,
+    outside_values,
     too_few_classes,
 )
 from keras_encnet.data.conventions import check_image_size, check_integer, ignore_index_for
@@ -23,6 +23,7 @@ from keras_encnet.data.image_files import file_format, orientation
 from keras_encnet.data.images import check_range
 from keras_encnet.data.pairs import Pairs
 
+COUNTED = 1 << 22  # pixels counted at a time
 TURN_MASKS = (
     "with Image.open(image_path) as image, Image.open(mask_path) as mask: "
     "mask.getexif()[274] = image.getexif().get(274, 1); "
@@ -50,8 +51,8 @@ def check_masks(
         training: `False` for an evaluation set, which may lack classes.
 
     Raises:
-        ValueError: if the data set is empty or has another number of class names; an image is
-            smaller than 32 pixels on a side or differs from its mask in size; or a mask is not
+        ValueError: if the data set is empty, has no masks or another number of class names; an image
+            is smaller than 32 pixels on a side or differs from its mask in size; or a mask is not
             `(height, width)` integers.
         MaskError: a `ValueError`, if mask values are outside the classes (the message has the values,
             pixel counts and files); all pixels are ignored; or all masks together have one class and
@@ -72,6 +73,7 @@ def check_masks(
     check_integer("num_classes", num_classes)
     if not len(pairs):
         raise ValueError("The data set must not be empty. Received: no pairs of image and mask")
+    check_has_masks(pairs)
     if pairs.labels is not None and len(pairs.labels) != num_classes:
         raise ValueError(
             "The data set and the model must have the same number of classes. Received: "
@@ -85,19 +87,15 @@ def check_masks(
         totals.update(counts)
         if is_jpeg:
             jpegs.append(pairs.files(i)[1])
-        outside = _outside(counts, num_classes, ignore_index)
+        outside = outside_values(counts, num_classes, ignore_index)
         if outside:
             invalid.append(f"{listed_values(outside)} in {pairs.where(i)}")
     if invalid:
         more = f"; and {len(invalid) - 3} more masks" if len(invalid) > 3 else ""
         files = f": {'; '.join(invalid[:3])}{more}"
-        raise _outside_error(totals, num_classes, ignore_index, files, len(jpegs) / len(pairs))
+        raise outside_error(totals, num_classes, ignore_index, files, len(jpegs) / len(pairs))
     if jpegs:
-        found = (
-            f"Masks must be files that keep every value, PNG for instance. Received: {len(jpegs)} of "
-            f"{len(pairs)} masks as JPEG, {jpegs[0]} first."
-        )
-        warnings.warn(MaskWarning(found, [JPEG]), stacklevel=2)
+        warnings.warn(jpeg_warning(jpegs, len(pairs)), stacklevel=2)
     _check_classes(totals, num_classes, ignore_index, labels or pairs.labels, training)
 
 
@@ -147,16 +145,22 @@ def check_arrays(
     totals = _counts(masks)
     if ignore_index is None:
         ignore_index = ignore_index_for(num_classes)
-    outside = _outside(totals, num_classes, ignore_index)
+    outside = outside_values(totals, num_classes, ignore_index)
     if outside:
         in_mask = np.isin(masks, list(outside)).reshape(len(masks), -1).any(axis=1)
         first = f", first in mask {in_mask.argmax()}"
-        raise _outside_error(totals, num_classes, ignore_index, first)
+        raise outside_error(totals, num_classes, ignore_index, first)
     if masks.size and complete:
         _check_classes(totals, num_classes, ignore_index, labels, training)
 
 
-def check_mask(mask: np.ndarray, where: str) -> np.ndarray:
+def check_has_masks(pairs: Pairs) -> None:
+    """Raises a `ValueError` if pairs are images without masks, such as those of some test splits."""
+    if not pairs.has_masks:
+        raise _no_mask(f"{pairs!r}, {pairs.where(0)} first" if len(pairs) else repr(pairs))
+
+
+def check_mask(mask: np.ndarray | None, where: str) -> np.ndarray:
     """The mask of one image, if it is an array `(height, width)` of integers.
 
     Args:
@@ -164,8 +168,10 @@ def check_mask(mask: np.ndarray, where: str) -> np.ndarray:
         where: its source, for the message.
 
     Raises:
-        ValueError: if the mask has another rank or dtype.
+        ValueError: if there is none, or it has another rank or dtype.
     """
+    if mask is None:
+        raise _no_mask(f"no mask in {where}")
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         remedy = (
@@ -186,7 +192,7 @@ def check_sizes(
     size: tuple[int, int],
     mask_size: tuple[int, int],
     where: str,
-    files: tuple[str, str] | None = None,
+    files: tuple[str, str | None] | None = None,
 ) -> None:
     """Raises an error unless an image and its mask have the same size, at least 32×32 pixels.
 
@@ -199,13 +205,19 @@ def check_sizes(
         ValueError: if the sizes differ, or a side is smaller than 32 pixels.
     """
     size, mask_size = tuple(size), tuple(mask_size)
-    if size == mask_size[::-1] and size != mask_size and files and orientation(files[0]) >= 5:
+    if are_turned_differently(size, mask_size, files):
+        turned, mask_turned = _orientations(files)
+        why = (
+            f"The EXIF orientation {turned} turns the image, and the mask is that of the image before "
+            "it is turned."
+            if turned >= 5
+            else f"The EXIF orientation {mask_turned} turns the mask, and none the image."
+        )
         raise ValueError(
             f"An image and its mask must be turned alike. Received: {size} and {mask_size} (height, "
-            f"width) in {where}. The EXIF orientation {orientation(files[0])} turns the image, and the "
-            "mask is that of the image before it is turned. Do not resize it: turn the masks of all "
-            f"images, each once, with Pillow's Image and ImageOps: `{TURN_MASKS}`. (Orientations 2 to "
-            "4 keep the size, so that such masks cannot be recognized.)"
+            f"width) in {where}. {why} Do not resize it: turn the masks of all images, each once, with "
+            f"Pillow's Image and ImageOps: `{TURN_MASKS}`. (Orientations 2 to 4 keep the size, so that "
+            "such masks cannot be recognized.)"
         )
     if size != mask_size:
         raise ValueError(
@@ -213,6 +225,48 @@ def check_sizes(
             f"width) in {where}. Resize the mask (nearest neighbour) or the image."
         )
     check_image_size(*size, f"The image of {where}", "Leave it out or enlarge it.")
+
+
+def are_turned_differently(
+    size: tuple[int, int], mask_size: tuple[int, int], files: tuple[str, str | None] | None
+) -> bool:
+    """Whether two sizes are swapped because EXIF turns only one; arguments as for `check_sizes`."""
+    if not files or size == mask_size or size != mask_size[::-1]:
+        return False
+    turned, mask_turned = _orientations(files)
+    return (turned >= 5) != (mask_turned >= 5)
+
+
+def is_jpeg_mask(files: tuple[str, str | None] | None) -> bool:
+    """Whether a mask is a JPEG file, whatever its name; `files` are as from `Pairs.files`."""
+    return bool(files and files[1]) and file_format(files[1]) == "JPEG"
+
+
+def value_counts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a mask, ascending, and how many pixels have each.
+
+    >>> value_counts(np.array([[3, 255], [3, 3]], "uint8"))
+    (array([  3, 255]), array([3, 1]))
+    """
+    if mask.dtype != "uint8":
+        return np.unique(mask, return_counts=True)
+    # In parts, since `bincount` makes 64-bit integers of its input.
+    parts = np.array_split(mask.ravel(), 1 + mask.size // COUNTED)
+    counts = np.sum([np.bincount(part, minlength=256) for part in parts], axis=0)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
+
+
+def _orientations(files):
+    image, mask = files
+    return orientation(image), orientation(mask) if mask else 1
+
+
+def _no_mask(received):
+    return ValueError(
+        f"Pairs must have masks. Received: {received}. Take a split whose masks are published, or "
+        "segment its images, pairs.image(i), with `model.segment`."
+    )
 
 
 def _check_image_shape(images):
@@ -272,11 +326,7 @@ def _check_classes(totals, num_classes, ignore_index, labels, training):
     absent = [value for value in range(num_classes) if value not in totals]
     if training and absent:
         named = labels if labels and len(labels) == num_classes else None
-        found = (
-            f"No mask has {listed_classes(absent, named)}. The model cannot learn a class without "
-            "examples. Check the number of classes and the order of their names."
-        )
-        warnings.warn(MaskWarning(found), stacklevel=3)
+        warnings.warn(absent_warning(absent, named), stacklevel=3)
 
 
 def _read_counts(pairs):
@@ -286,7 +336,7 @@ def _read_counts(pairs):
         where, files = pairs.where(i), pairs.files(i)
         size, mask = pairs.image_size(i), check_mask(pairs.mask(i), where)
         check_sizes(size, mask.shape, where, files)
-        return _counts(mask), files is not None and file_format(files[1]) == "JPEG"
+        return _counts(mask), is_jpeg_mask(files)
 
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 2)) as pool:
         return list(pool.map(read, range(len(pairs))))
@@ -294,26 +344,5 @@ def _read_counts(pairs):
 
 def _counts(mask):
     """{mask value: pixels} of a mask."""
-    if mask.dtype == "uint8":
-        counts = np.bincount(mask.ravel(), minlength=256)
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, counts = np.unique(mask, return_counts=True)
+    values, counts = value_counts(mask)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _outside(counts, num_classes, ignore_index):
-    """The part of `counts` with values that are neither a class nor ignored."""
-    return {
-        value: count for value, count in counts.items() if is_outside(value, num_classes, ignore_index)
-    }
-
-
-def _outside_error(totals, num_classes, ignore_index, where, jpegs=0):
-    """The error about mask values outside the classes; `jpegs` is the share of JPEG files."""
-    found = (
-        f"Mask values must be one of the {num_classes} classes (0 to {num_classes - 1}) or "
-        f"{ignore_index} (ignored). Received: "
-        f"{listed_values(_outside(totals, num_classes, ignore_index))}{where}."
-    )
-    likely = [] if jpegs == 1 else readings(totals, num_classes, ignore_index)
-    return MaskError(found, [JPEG, *likely] if jpegs else likely)

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from keras_encnet.data import Pairs, batches, folder
-from keras_encnet.data.checks import TURN_MASKS, MaskError, MaskWarning, check_arrays, check_masks
+from keras_encnet.data.checks import (
+    TURN_MASKS,
+    MaskError,
+    MaskWarning,
+    check_arrays,
+    check_masks,
+    value_counts,
+)
 
 IMAGE = np.zeros((32, 40, 3), "uint8")
 IMAGES = np.full((2, 32, 40, 3), 200, "uint8")
@@ -234,6 +241,19 @@ def test_masks_of_images_that_exif_turns(tmp_path, turned):
     np.testing.assert_array_equal(mask, np.asarray(ImageOps.exif_transpose(stored)))
 
 
+def test_masks_that_exif_turns_and_their_images_not(tmp_path):
+    labels = np.arange(48 * 64, dtype="uint8").reshape(48, 64) % 5
+    data = files(tmp_path, Image.fromarray(labels))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(labels).save(data.files(0)[1], exif=exif)
+    with pytest.raises(ValueError, match="turned alike.*EXIF orientation 6 turns the mask, and none"):
+        check_masks(data, 5)
+    image_path, mask_path = data.files(0)
+    exec(TURN_MASKS, vars() | {"Image": Image, "ImageOps": ImageOps})
+    np.testing.assert_array_equal(data[0][1], labels)
+
+
 def test_other_sizes_are_not_taken_for_turned_ones(tmp_path):
     data = files(tmp_path, Image.new("L", (48, 64)))
     with pytest.raises(ValueError, match="same size.*Resize the mask"):
@@ -291,6 +311,15 @@ def test_images_under_32_pixels():
         check_masks(data, 2)
     with pytest.raises(ValueError, match="32 pixels or more.*31×40"):
         check_arrays(np.zeros((1, 31, 40, 3), "uint8"))
+
+
+def test_a_mask_of_many_pixels_is_counted_in_parts(monkeypatch):
+    mask = np.random.default_rng(0).integers(0, 256, (50, 70), dtype="uint8")
+    expected = np.unique(mask, return_counts=True)
+    np.testing.assert_array_equal(value_counts(mask.astype("int32")), expected)
+    for counted in (7, 3499, 3500, 3501):
+        monkeypatch.setattr("keras_encnet.data.checks.COUNTED", counted)
+        np.testing.assert_array_equal(value_counts(mask), expected)
 
 
 def test_an_empty_data_set():
