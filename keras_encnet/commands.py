@@ -4,12 +4,15 @@
 command runs.
 """
 
+import json
 import os
 import pathlib
+import sys
 
 import keras
 
 from keras_encnet import data, training
+from keras_encnet.command_data import all_pairs, evaluation_pairs, training_pairs
 from keras_encnet.convert import backbone_from_checkpoint, is_backbone, read_checkpoint
 from keras_encnet.data.conventions import ignore_index_for
 from keras_encnet.data.folders import image_paths
@@ -17,12 +20,26 @@ from keras_encnet.demo.demo import run as run_demo
 from keras_encnet.export import verify
 from keras_encnet.files import replacing
 from keras_encnet.inference import evaluate as evaluate_model
+from keras_encnet.inference.video import is_video, segment_video
 from keras_encnet.models.encnet import EncNet
 from keras_encnet.presets import list_presets, save_preset
 from keras_encnet.presets.cache import cache_directory
 
 # Arguments of `train` that may differ when it resumes. Data is compared by what it holds.
-FREE = ("out", "epochs", "images", "masks", "camvid", "val_images", "val_masks", "validate_every")
+FREE = (
+    "out",
+    "epochs",
+    "validate_every",
+    "dataset",
+    "root",
+    "camvid",
+    "split",
+    "val_split",
+    "val_share",
+)
+FREE += ("images", "masks", "annotations", "val_images", "val_masks", "val_annotations")
+
+HOW = ("resize", "window", "stride", "ratios", "flip")  # arguments that `segment` of a model has too
 
 RESULTS = "_labels.png", "_overlay.png"  # what `segment` writes for each photograph
 
@@ -33,7 +50,7 @@ def demo(arguments):
 
 def train(arguments):
     out = pathlib.Path(arguments.out)
-    validation, pairs = _validation_pairs(arguments), _pairs(arguments, "train")
+    pairs, validation = training_pairs(arguments)
     num_classes = arguments.num_classes or (pairs.labels and len(pairs.labels))
     batches = data.batches(
         pairs,
@@ -63,41 +80,113 @@ def train(arguments):
 
 def segment(arguments):
     _cache_jax_compilations()
-    photos, failures = _photos(arguments.photo)
+    sources, failures = _photos(arguments.photo)
     model = EncNet.from_preset(arguments.model)
-    out = pathlib.Path(arguments.out)
-    for photo, name in zip(photos, result_names(photos), strict=True):
+    names = result_names(sources)
+    # Of many photographs, a terminal shows how far it is instead of what is on each.
+    bar = _bar(len(sources)) if len(sources) > 1 and sys.stdout.isatty() else None
+    for i, (source, name) in enumerate(zip(sources, names, strict=True), 1):
         try:
-            result = model.segment(photo)
-            label_map, overlay = (out / f"{name}{ending}" for ending in RESULTS)
-            result.save(label_map)
-            with replacing(overlay) as unfinished:
-                result.overlay().save(unfinished)
+            text = _segment_one(model, source, pathlib.Path(arguments.out) / name, arguments)
         except (ValueError, OSError) as error:
             failures.append(error)
-            continue
-        print(f"{photo}: {label_map}, {overlay}")
-        for label, area in result.areas().items():
-            print(f"  {label:20} {100 * area:5.1f} %")
-        if result.presence is not None:
-            present = [f"{label} {value:.2f}" for label, value in result.present().items()]
-            print(f"  in the scene, as the SE head estimates: {', '.join(present) or 'nothing'}")
+        else:
+            bar or print(text)
+        if bar:
+            bar.update(i, finalize=i == len(sources))
+    if bar:
+        print(f"The results are in {arguments.out}.")
     if failures:
         listed = "\n".join(f"  {error}" for error in failures)
         raise ValueError(f"{len(failures)} of the inputs failed:\n{listed}")
 
 
+def _segment_one(model, source, stem, arguments):
+    """Writes the results for a photograph or a video, and returns a text about it."""
+    if is_video(source):
+        if arguments.confidence:
+            raise ValueError(f"--confidence is only for photographs. Received: {source}")
+        target = stem.with_name(f"{stem.name}_overlay.mp4")
+        areas = _segment_video(model, source, target, _how(arguments))
+        return "\n".join([f"{source}: {target}", *_listed_areas(areas)])
+    result = model.segment(source, **_how(arguments), confidence=arguments.confidence)
+    label_map, overlay = (stem.with_name(f"{stem.name}{ending}") for ending in RESULTS)
+    result.save(label_map)
+    with replacing(overlay) as unfinished:
+        result.overlay(confidence=arguments.confidence).save(unfinished)
+    lines = [f"{source}: {label_map}, {overlay}"]
+    lines += _listed_areas(result.areas(), result.confidences() if arguments.confidence else {})
+    if result.presence is not None:
+        present = [f"{label} {value:.2f}" for label, value in result.present().items()]
+        lines.append(f"  in the scene, as the SE head estimates: {', '.join(present) or 'nothing'}")
+    return "\n".join(lines)
+
+
+def _segment_video(model, source, target, how):
+    bar = None
+
+    def progress(number, count):
+        nonlocal bar
+        bar = bar or _bar(count, "frame")
+        bar.update(number, finalize=number == count)
+
+    return segment_video(
+        model, source, target, progress=progress if sys.stdout.isatty() else None, **how
+    )
+
+
+def _listed_areas(areas, confidences=()):
+    for label, area in areas.items():
+        sure = f", {100 * confidences[label]:.0f} % sure" if label in confidences else ""
+        yield f"  {label:20} {100 * area:5.1f} %{sure}"
+
+
 def evaluate(arguments):
     _cache_jax_compilations()
     model = EncNet.from_preset(arguments.model)
-    pairs = _pairs(arguments, "val")
+    pairs = evaluation_pairs(arguments)
     if pairs.labels and model.labels and pairs.labels != model.labels:
         raise ValueError(
             "The class names of the data must be those of the model, in the same order. Received: "
             f"{', '.join(pairs.labels)} in the data, {', '.join(model.labels)} in the model."
         )
-    data.check_masks(pairs, model.num_classes, model.ignore_index, training=False)
-    print(evaluate_model(model, pairs))
+    if pairs.has_masks:
+        checked = pairs[: arguments.limit]
+        data.check_masks(checked, model.num_classes, model.ignore_index, training=False)
+    scores = evaluate_model(
+        model,
+        pairs,
+        report=arguments.report,
+        save_predictions=arguments.save_predictions,
+        prediction_format=arguments.prediction_format or "png",
+        limit=arguments.limit,
+        **_how(arguments),
+    )
+    if scores is not None:
+        print(scores)
+    if arguments.report:
+        print(f"The report is {pathlib.Path(arguments.report) / 'index.html'}.")
+    if arguments.save_predictions:
+        print(f"The label maps are in {arguments.save_predictions}.")
+
+
+def check_data(arguments):
+    named = all_pairs(arguments)
+    total = sum(map(len, named.values()))
+    bar = _bar(total) if sys.stdout.isatty() else None
+    survey = data.check(
+        named if len(named) > 1 else next(iter(named.values())),
+        num_classes=arguments.num_classes,
+        progress=bar and (lambda done, total: bar.update(done, finalize=done == total)),
+    )
+    if arguments.json:
+        with replacing(arguments.json) as unfinished:
+            unfinished.write_text(json.dumps(survey.to_json(), indent=2, ensure_ascii=False), "utf-8")
+    if arguments.picture:
+        with replacing(arguments.picture) as unfinished:
+            survey.picture().save(unfinished, format="PNG")
+    print(survey.text(command_line=True))
+    return 0 if survey.ok else 1
 
 
 def convert(arguments):
@@ -147,40 +236,27 @@ def presets(arguments):
     print(list_presets())
 
 
-# === Data ===
+# === Photographs and videos ===
 
 
-def _pairs(arguments, split):
-    """The pairs of `--images` and `--masks`, or one split of `--camvid`."""
-    if arguments.camvid:
-        return data.camvid(arguments.camvid, split)
-    return _folder(arguments, arguments.images, arguments.masks)
+def _how(arguments):
+    """The options of `segment` that were given."""
+    given = {name: getattr(arguments, name) for name in HOW}
+    return {name: value for name, value in given.items() if value not in (None, False)}
 
 
-def _validation_pairs(arguments):
-    if arguments.camvid:
-        return data.camvid(arguments.camvid, "val")
-    if not arguments.val_images:
-        return None
-    try:
-        return _folder(arguments, arguments.val_images, arguments.val_masks)
-    except (ValueError, OSError) as error:
-        text = str(error).replace("`images`", "`val_images`").replace("`masks`", "`val_masks`")
-        raise type(error)(text) from error
-
-
-def _folder(arguments, images, masks):
-    label_map = dict(arguments.label_map) or None
-    return data.folder(images, masks, labels=arguments.labels, label_map=label_map)
+def _bar(count, unit="image"):
+    return keras.utils.Progbar(count, unit_name=unit)
 
 
 def _photos(sources):
-    """The image files that files, folders and globs name, each once, and the errors of those that name
+    """The files that files, folders and globs name, each once, and the errors of those that name
     none. In folders, earlier results are left out."""
     photos, failures = {}, []
     for source in sources:
         try:
-            paths = image_paths(source)
+            # A folder is searched for photographs alone.
+            paths = [pathlib.Path(source)] if is_video(source) else image_paths(source)
         except OSError as error:
             failures.append(error)
             continue

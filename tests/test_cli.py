@@ -15,6 +15,9 @@ from PIL import Image
 from golden.files import tiny_state, write_safetensors
 from keras_encnet import EncNet, __version__, cli, commands
 from keras_encnet.cli import main
+from keras_encnet.cli_arguments import COMMANDS, make_parser
+from keras_encnet.cli_types import DATASETS, MIN_SIDE
+from keras_encnet.data import datasets
 from keras_encnet.data.advice import MaskError, is_outside, readings
 from keras_encnet.data.conventions import MIN_SIZE
 from keras_encnet.demo import scenes
@@ -198,12 +201,13 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(command, capsys, tmp_
 
 
 def test_the_tables_of_choices_are_those_of_the_package():
-    options = {names[0]: options for names, options in cli.COMMANDS["export"][2]}
+    options = {names[0]: options for names, options in COMMANDS["export"][2]}
     assert all(name in options["--format"]["help"] for name in FORMATS)
     defaults = inspect.signature(export_model).parameters
     assert options["--outputs"]["default"] == defaults["outputs"].default
-    assert cli.MIN_SIDE == MIN_SIZE
-    assert set(cli.COMMANDS) <= set(vars(commands))
+    assert MIN_SIDE == MIN_SIZE
+    assert {name.replace("-", "_") for name in COMMANDS} <= set(vars(commands))
+    assert set(DATASETS) == set(datasets.DATASETS)
 
 
 # === Training ===
@@ -212,7 +216,7 @@ def test_the_tables_of_choices_are_those_of_the_package():
 def test_the_seed_decides_the_weights():
     models = []
     for seed in (1, 1, 2):
-        arguments = cli._parser().parse_args(
+        arguments = make_parser().parse_args(
             [*f"{TRAIN} --backbone resnet18".split(), "--seed", f"{seed}"]
         )
         arguments.width, arguments.head_channels = 0.125, 8
@@ -235,7 +239,7 @@ def test_the_seed_decides_the_weights():
     ],
 )
 def test_the_optimizer_fits_the_weights_that_training_starts_from(options, optimizer, rate):
-    arguments = cli._parser().parse_args(f"{TRAIN} {options}".split())
+    arguments = make_parser().parse_args(f"{TRAIN} {options}".split())
     made = commands._optimizer(arguments, steps=10)
     assert isinstance(made, optimizer)
     schedule = keras.optimizers.schedules.deserialize(made.get_config()["learning_rate"])
@@ -379,7 +383,7 @@ def test_every_advice_about_mask_values_can_be_given_to_the_command():
             text = MaskError("", [reading]).text(command_line=True)
             options = re.findall(r"--label-map[= ]?[-\d: ]*\d|--label-map=\S+:\d+", text)
             given = [word for option in options for word in option.split()]
-            arguments = cli._parser().parse_args(
+            arguments = make_parser().parse_args(
                 ["evaluate", *"--images i --masks m --model x".split(), *given]
             )
             assert dict(arguments.label_map) == (reading.label_map or {}), text

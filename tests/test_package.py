@@ -122,10 +122,11 @@ def test_rooms_import_only_what_they_may():
     assert importers("keras_encnet") <= {"cli"}
     assert importers("cli") == {"__main__"}
     assert importers("commands") == {"cli"}
+    assert importers("command_data") == {"commands"}
     assert not rooms("layers")
     assert rooms("data") <= {"files"}
-    assert rooms("training") <= {"data", "files", "version"}
-    assert rooms("inference") <= {"data", "files", "layers"}
+    assert rooms("training") <= {"data", "files", "inference", "version"}
+    assert rooms("inference") <= {"data", "files", "layers", "version"}
     assert rooms("convert") <= {"data", "inference", "layers", "models"}
     assert rooms("presets") <= {"convert", "data", "files", "inference", "layers", "version"}
 

@@ -1,0 +1,126 @@
+"""From the command line's arguments about data to pairs."""
+
+import argparse
+import contextlib
+import os
+
+from keras_encnet import data
+from keras_encnet.cli_arguments import TFDS
+from keras_encnet.data.annotations import voc_splits
+from keras_encnet.data.datasets import DATASETS, open_dataset
+
+# Names of splits that people validate on, and then of those that they test on.
+VALIDATION_SPLITS = ("val", "valid", "validation", "test")
+
+
+def training_pairs(arguments: argparse.Namespace) -> tuple[data.Pairs, data.Pairs | None]:
+    """The pairs to train on, and those to validate on, or `None`.
+
+    Raises:
+        ValueError: if their class names differ; also as for the functions of `keras_encnet.data`.
+        OSError: as for these.
+    """
+    if arguments.dataset:
+        available = _splits(arguments)
+        training = arguments.split or ("train" if "train" in available else None)
+        validation = arguments.val_split or (training and _validation_split(available))
+        pairs = _open(arguments, training)
+        held_out = _open(arguments, validation) if validation and not arguments.val_share else None
+    else:
+        pairs, held_out = _folder(arguments), _validation_folder(arguments)
+    if arguments.val_share:
+        pairs, held_out = data.random_split(pairs, (1 - arguments.val_share, arguments.val_share))
+    if held_out is not None and held_out.labels != pairs.labels:
+        raise ValueError(
+            "The class names of the validation data must be those of the training data, in the same "
+            f"order. Received: {_listed(held_out.labels)}, and for training {_listed(pairs.labels)}."
+        )
+    return pairs, held_out
+
+
+def evaluation_pairs(arguments: argparse.Namespace) -> data.Pairs:
+    """The pairs to evaluate on."""
+    if not arguments.dataset:
+        return _folder(arguments)
+    return _open(arguments, arguments.split or _validation_split(_splits(arguments)))
+
+
+def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
+    """All pairs, by the name of their split."""
+    if not arguments.dataset:
+        named = {"train": _folder(arguments), "val": _validation_folder(arguments)}
+        return {name: pairs for name, pairs in named.items() if pairs is not None}
+    splits = [arguments.split] if arguments.split else _splits(arguments) or [None]
+    found, lacking = {}, None
+    for split in splits:
+        try:
+            found[split or "all"] = _open(arguments, split)
+        except FileNotFoundError as error:
+            # A copy of a data set may lack a split.
+            lacking = error
+    if not found:
+        raise lacking
+    return found
+
+
+def _splits(arguments):
+    """Names of splits that may be there; none of them for an export that is not divided."""
+    if arguments.dataset in DATASETS:
+        return ["train", "val"]
+    if arguments.dataset == "voc":
+        return voc_splits(arguments.root)
+    return ["train"] if arguments.dataset.startswith(TFDS) else []
+
+
+def _validation_split(available):
+    return next((split for split in VALIDATION_SPLITS if split in available), None)
+
+
+def _open(arguments, split):
+    name, root = arguments.dataset, arguments.root
+    if name in DATASETS:
+        return open_dataset(name, root, split)
+    if name == "voc":
+        return data.voc(root, split)
+    if name == "labelme":
+        return data.labelme(root, labels=arguments.labels)
+    if split is None:
+        raise ValueError("--split is required with a data set of TensorFlow Datasets. Received: none.")
+    return data.tfds(name.removeprefix(TFDS), split, data_dir=root)
+
+
+def _folder(arguments, prefix=""):
+    images, masks, annotations = (
+        getattr(arguments, f"{prefix}{name}") for name in ("images", "masks", "annotations")
+    )
+    if annotations is None:
+        label_map = dict(arguments.label_map) or None
+        return data.folder(images, masks, labels=arguments.labels, label_map=label_map)
+    if os.path.splitext(annotations)[1].lower() == ".csv":
+        return data.rle_csv(annotations, images, labels=arguments.labels)
+    if arguments.labels:
+        raise ValueError("--labels must be left out: the JSON file names the classes.")
+    return data.coco(annotations, images)
+
+
+def _validation_folder(arguments):
+    if not arguments.val_images:
+        return None
+    with _named_as("val_"):
+        return _folder(arguments, "val_")
+
+
+@contextlib.contextmanager
+def _named_as(prefix):
+    """Puts a prefix before the names of arguments in errors."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = str(error)
+        for name in ("images", "masks", "annotations"):
+            text = text.replace(f"`{name}`", f"`{prefix}{name}`")
+        raise type(error)(text) from error
+
+
+def _listed(labels):
+    return ", ".join(labels) if labels else "none"

@@ -1,0 +1,184 @@
+"""Every kind of data can be named on the command line. The trees are drawn in their real layouts."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_encnet import data
+from keras_encnet.cli import main
+from keras_encnet.cli_arguments import make_parser
+from keras_encnet.command_data import all_pairs, evaluation_pairs, training_pairs
+
+SIZE = (48, 32)  # width, height
+
+
+def draw(directory, names, *, value=None):
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if value is None:
+            Image.new("RGB", SIZE, (90, 120, 150)).save(directory / name)
+        else:
+            mask = np.full(SIZE[::-1], value, "uint8")
+            mask[:16] = value + 1
+            Image.fromarray(mask).save(directory / name)
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        names = [f"{i}.png" for i in range(count)]
+        draw(tmp_path / "camvid" / split, names)
+        draw(tmp_path / "camvid" / f"{split}annot", names, value=2)
+    return tmp_path / "camvid"
+
+
+@pytest.fixture
+def roboflow(tmp_path):
+    for split, count in (("train", 3), ("valid", 2)):
+        directory = tmp_path / "roboflow" / split
+        draw(directory, [f"{i}.jpg" for i in range(count)])
+        draw(directory, [f"{i}_mask.png" for i in range(count)], value=0)
+        (directory / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, cat\n")
+    return tmp_path / "roboflow"
+
+
+@pytest.fixture
+def coco(tmp_path):
+    draw(tmp_path / "photos", [f"{i}.jpg" for i in range(10)])
+    for name, numbers in (("train", range(10)), ("val", range(2))):
+        square = {"category_id": 5, "segmentation": [[0, 0, 16, 0, 16, 16, 0, 16]]}
+        content = {
+            "images": [{"id": i, "file_name": f"{i}.jpg", "width": 48, "height": 32} for i in numbers],
+            "categories": [{"id": 5, "name": "cat"}],
+            "annotations": [{"id": i, "image_id": i, **square} for i in numbers],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def parsed(command):
+    """The arguments, after their checks."""
+    arguments = make_parser().parse_args(command.split())
+    arguments.check(arguments, arguments.error)
+    return arguments
+
+
+def lengths(named):
+    return {name: len(pairs) for name, pairs in named.items()}
+
+
+@pytest.mark.parametrize("source", ["--dataset camvid --root", "--camvid"])
+def test_a_data_set_has_its_splits(camvid, source):
+    training, validation = training_pairs(parsed(f"train {source} {camvid} --out x"))
+    assert (len(training), len(validation), training.labels[2]) == (3, 2, "pole")
+    assert len(evaluation_pairs(parsed(f"evaluate {source} {camvid} --model m"))) == 2
+    chosen = evaluation_pairs(parsed(f"evaluate {source} {camvid} --split train --model m"))
+    assert len(chosen) == 3
+    assert lengths(all_pairs(parsed(f"check-data {source} {camvid}"))) == {"train": 3, "val": 2}
+    training, validation = training_pairs(
+        parsed(f"train {source} {camvid} --split val --val-split train --out x")
+    )
+    assert (len(training), len(validation)) == (2, 3)
+
+
+def test_an_export_has_the_splits_that_are_there(roboflow):
+    training, validation = training_pairs(parsed(f"train --dataset voc --root {roboflow} --out x"))
+    assert (len(training), len(validation)) == (3, 2)
+    assert training.labels == ("background", "cat")
+    assert len(evaluation_pairs(parsed(f"evaluate --dataset voc --root {roboflow} --model m"))) == 2
+    command = f"check-data --dataset voc --root {roboflow}"
+    assert lengths(all_pairs(parsed(command))) == {"train": 3, "valid": 2}
+    # One directory of it has no splits.
+    command = f"train --dataset voc --root {roboflow}/valid --out x"
+    training, validation = training_pairs(parsed(command))
+    assert len(training) == 2 and validation is None
+
+
+def test_annotation_files(coco):
+    command = f"train --images {coco}/photos --annotations {coco}/train.json --out x"
+    training, validation = training_pairs(parsed(command))
+    assert (len(training), training.labels, validation) == (10, ("background", "cat"), None)
+    assert (training[0][1][:16, :16] == 1).all() and training[0][1].sum() == 256
+    more = f"--val-images {coco}/photos --val-annotations {coco}/val.json"
+    assert len(training_pairs(parsed(f"{command} {more}"))[1]) == 2
+    parts = [training_pairs(parsed(f"{command} --val-share 0.2")) for _ in range(2)]
+    assert [len(part) for part in parts[0]] == [8, 2]
+    names = [[part.name(i) for i in range(len(part))] for part in parts[0]]
+    assert not set(names[0]) & set(names[1])
+    assert names == [[part.name(i) for i in range(len(part))] for part in parts[1]]
+    rows = "".join(f"{i}.jpg,1 16\n" for i in range(4))
+    (coco / "codes.csv").write_text(f"ImageId,EncodedPixels\n{rows}")
+    command = f"train --images {coco}/photos --annotations {coco}/codes.csv --labels dent --out x"
+    training, _ = training_pairs(parsed(command))
+    assert (len(training), training.labels) == (4, ("background", "dent"))
+
+
+def test_other_classes_for_validation_are_an_error(coco):
+    text = (coco / "val.json").read_text().replace('"cat"', '"dog"')
+    (coco / "val.json").write_text(text)
+    command = (
+        f"train --images {coco}/photos --annotations {coco}/train.json --val-images {coco}/photos "
+        f"--val-annotations {coco}/val.json --out x"
+    )
+    with pytest.raises(ValueError, match="background, dog, and for training background, cat"):
+        training_pairs(parsed(command))
+
+
+@pytest.mark.parametrize(
+    "command,message",
+    [
+        ("check-data --dataset nonsense", "--dataset: must be one of ade20k, cityscapes, voc2012"),
+        ("check-data --dataset ade20k", "--dataset ade20k needs --root"),
+        ("check-data --dataset ade20k --root nowhere", "--root must be a directory. Received: 'no"),
+        ("check-data --dataset voc --root . --images i", "--dataset already says what --images would"),
+        ("check-data --dataset voc --root . --labels a", "--dataset already says what --labels would"),
+        ("check-data --camvid . --root .", "--camvid already says what --root would"),
+        ("check-data --images i --masks m --root .", "--root is only of use with --dataset"),
+        ("check-data --images i --masks m --annotations a.json", "--annotations already says what --m"),
+        ("train --images i --annotations a --val-share 2 --out x", "--val-share: must be between 0"),
+        (
+            "train --images i --annotations a --val-images v --val-masks m --val-share 0.1 --out x",
+            "--val-share already says what --val-images and --val-masks would",
+        ),
+        ("evaluate --camvid . --model m --prediction-format rle", "is only of use with --save-p"),
+    ],
+)
+def test_wrong_arguments_about_data(command, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(command.split())
+    assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_names_of_classes_are_those_of_the_json(coco):
+    command = f"train --images {coco}/photos --annotations {coco}/train.json --labels a --out x"
+    with pytest.raises(ValueError, match="--labels must be left out"):
+        training_pairs(parsed(command))
+
+
+def test_a_split_that_is_not_there_is_left_out_of_a_check(camvid):
+    for directory in ("val", "valannot"):
+        for file in (camvid / directory).iterdir():
+            file.unlink()
+        (camvid / directory).rmdir()
+    assert lengths(all_pairs(parsed(f"check-data --camvid {camvid}"))) == {"train": 3}
+    with pytest.raises(FileNotFoundError, match="'val"):
+        all_pairs(parsed(f"check-data --camvid {camvid} --split val"))
+
+
+def test_check_data_writes_text_json_and_picture(camvid, tmp_path, capsys):
+    command = f"check-data --camvid {camvid} --json {tmp_path}/s.json --picture {tmp_path}/s.png"
+    # The images are all alike, so that one is in both splits.
+    assert main(command.split()) == 1
+    text = capsys.readouterr().out
+    assert "pole" in text and "Problems:" in text
+    assert (
+        json.loads((tmp_path / "s.json").read_text())
+        == data.check(
+            {"train": data.camvid(camvid, "train"), "val": data.camvid(camvid, "val")}
+        ).to_json()
+    )
+    assert Image.open(tmp_path / "s.png").width > 300
+    Image.new("RGB", SIZE, "red").save(camvid / "train" / "0.png")
+    assert main(f"check-data --camvid {camvid} --split train".split()) in (0, 1)
