@@ -9,6 +9,7 @@ __all__ = [
     "EncNet",
     "__version__",
     "data",
+    "evaluate",
     "inference",
     "layers",
     "list_presets",
@@ -29,5 +30,6 @@ def _is_command():
 # off until a name is used, because it also registers the classes for `keras.saving.load_model`.
 if not _is_command():
     from keras_encnet import data, inference, layers, models, training
+    from keras_encnet.inference import evaluate
     from keras_encnet.models.encnet import EncNet
     from keras_encnet.presets import list_presets

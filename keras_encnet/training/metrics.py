@@ -1,7 +1,10 @@
 import keras
+import numpy as np
 from keras import ops
 
 from keras_encnet.data.conventions import check_integer
+
+BLOCK = 2**14  # pixels: a sum of these stays exact in float32 for 2²⁴ / 2¹⁴ = 1024 images of a batch
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
@@ -9,8 +12,8 @@ class MeanIoU(keras.metrics.Metric):
     """Mean over classes of intersection over union, for all pixels since the last reset.
 
     Classes that neither occur nor are predicted are left out. Unlike `keras.metrics.MeanIoU` it takes
-    fractional weights, counts in float32, which never wraps around, and has no Python loop over pixels
-    on any backend.
+    fractional weights, and has no Python loop over pixels on any backend. Without fractional weights it
+    counts exactly up to 2³⁸ pixels of a class, of images of up to 2²⁴ pixels.
 
     Args:
         num_classes: number of classes.
@@ -31,9 +34,10 @@ class MeanIoU(keras.metrics.Metric):
         self.num_classes = num_classes
         # Where Keras's callbacks look with mode="auto".
         self._direction = "up"
-        self.confusion = self.add_variable(
-            (num_classes, num_classes), initializer="zeros", dtype="float32", name="confusion"
-        )
+        # float32 has integers up to 2²⁴ only: a cell's number of pixels is `pixels + BLOCK * blocks`.
+        shape = (num_classes, num_classes)
+        self._pixels = self.add_variable(shape, "zeros", dtype="float32", name="confusion")
+        self._blocks = self.add_variable(shape, "zeros", dtype="float32", name="confusion_blocks")
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
         """Adds a batch.
@@ -69,12 +73,27 @@ class MeanIoU(keras.metrics.Metric):
             ops.reshape(cell, (-1,)),
             num_segments=batch * cells,
         )
-        counts = ops.sum(ops.reshape(counts, (batch, *self.confusion.shape)), axis=0)
-        self.confusion.assign_add(counts)
+        counts = ops.reshape(counts, (batch, *self._pixels.shape))
+        blocks = ops.floor(counts / BLOCK)
+        pixels = ops.sum(counts - blocks * BLOCK, axis=0)
+        carried = ops.floor((self._pixels + pixels) / BLOCK)
+        # Only sums, which several replicas can add up.
+        self._pixels.assign_add(pixels - carried * BLOCK)
+        self._blocks.assign_add(ops.sum(blocks, axis=0) + carried)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """How many pixels of each true class (rows) were given each class (columns), by weight:
+        `float64` `(num_classes, num_classes)`."""
+        pixels, blocks = (
+            ops.convert_to_numpy(part).astype("float64") for part in (self._pixels, self._blocks)
+        )
+        return pixels + BLOCK * blocks
 
     def result(self):
-        hits = ops.diagonal(self.confusion)
-        union = ops.sum(self.confusion, 0) + ops.sum(self.confusion, 1) - hits
+        confusion = self._blocks * BLOCK + self._pixels
+        hits = ops.diagonal(confusion)
+        union = ops.sum(confusion, 0) + ops.sum(confusion, 1) - hits
         seen = ops.cast(union > 0, "float32")
         iou = hits / ops.where(union > 0, union, 1)
         return ops.sum(iou) / ops.maximum(ops.sum(seen), 1)

@@ -1,22 +1,22 @@
 import logging
+from pathlib import Path
 
 import keras
+import make_evaluation
+import make_scores
 import numpy as np
 import pytest
 from fake_net import FakeNet, image
 
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs
-from keras_encnet.inference import evaluate, score, segment
+from keras_encnet.inference import Scores, evaluate, score, segment
 
 
 class Labels(FakeNet):
-    """A network with class names and `segment`."""
+    """A network that knows which mask value is ignored."""
 
     ignore_index = 255
-
-    def segment(self, image, **options):
-        return segment(self, image, **options)
 
 
 def examples():
@@ -33,6 +33,75 @@ def test_scores_follow_from_counts():
     np.testing.assert_allclose(result.iou, [2 / 3, 1 / 2, np.nan])
     np.testing.assert_allclose(result.accuracy, [2 / 3, 1, np.nan])
     assert result.pixel_accuracy == 0.75 and result.miou == pytest.approx(7 / 12)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Figures of mmsegmentation and cityscapesscripts; see `make_scores` and `make_evaluation`."""
+    arrays = {}
+    for name in ("scores.npz", "evaluation.npz"):
+        with np.load(Path(__file__).with_name(name)) as loaded:
+            arrays |= {key: loaded[key] for key in loaded}
+    return arrays
+
+
+def assert_scores(result, golden, prefix):
+    for name, values in (("IoU", result.iou), ("Acc", result.accuracy), ("Dice", result.f1)):
+        np.testing.assert_allclose(values, golden[f"{prefix}/{name}"], rtol=0, atol=1e-9)
+    assert result.pixel_accuracy == pytest.approx(float(golden[f"{prefix}/aAcc"]), abs=1e-9)
+    assert result.miou == pytest.approx(np.nanmean(golden[f"{prefix}/IoU"]), abs=1e-9)
+    assert result.mean_accuracy == pytest.approx(np.nanmean(golden[f"{prefix}/Acc"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", make_scores.CASES)
+def test_label_maps_score_as_in_mmsegmentation(golden, name):
+    classes = make_scores.CASES[name]
+    result = score(*make_scores.label_maps(classes), classes)
+    assert_scores(result, golden, f"mmsegmentation/{name}")
+    assert np.isnan(result.iou[-1]) and result.iou[-2] == 0 and np.isnan(result.accuracy[-2])
+    assert result.num_images == 3
+
+
+def test_label_maps_score_as_in_cityscapesscripts(golden):
+    result = score(*make_scores.label_maps(19), 19)
+    np.testing.assert_allclose(result.iou, golden["cityscapesscripts/IoU"], rtol=0, atol=1e-9)
+    assert result.miou == pytest.approx(float(golden["cityscapesscripts/mIoU"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", make_evaluation.WAYS)
+def test_files_are_evaluated_as_in_mmsegmentation(golden, name):
+    corners, how = make_evaluation.WAYS[name]
+    pairs = list(make_evaluation.examples())
+    model = Labels(align_corners=corners)
+    labels = np.stack([segment(model, one, **how).label_map for one, _ in pairs])
+    different = (labels != golden[f"{name}/labels"]).sum()
+    assert different <= 1e-5 * labels.size, f"{different} of {labels.size} labels differ"
+    assert_scores(evaluate(model, pairs, **how), golden, name)
+
+
+def test_counts_are_exact_however_large_the_set():
+    # Above 2⁵³, float64 has no odd integers.
+    counts = np.array([[2**60 + 1, 2**55 + 1], [0, 1]])
+    scores = Scores(("a", "b"), counts, 10**9)
+    assert scores.to_json()["confusion"] == [[2**60 + 1, 2**55 + 1], [0, 1]]
+    assert scores.accuracy[1] == 1 and scores.iou[1] == pytest.approx(1 / (2**55 + 2))
+
+
+def test_scores_are_printed_and_written_by_name():
+    result = score(
+        [np.array([[0, 0, 1, 1]])], [np.array([[0, 0, 0, 1]])], 3, labels=["sky", "road", "tree"]
+    )
+    # Class 0: IoU 2/3, accuracy 2/3, F1 4/5. Class 1: 1/2, 1, 2/3.
+    sky, road, tree, means, pixels = str(result).splitlines()[1:]
+    assert sky.split() == ["sky", "0.667", "0.667", "0.800"]
+    assert road.split() == ["road", "0.500", "1.000", "0.667"]
+    assert tree.split() == ["tree", "nan", "nan", "nan"]
+    assert means.split() == ["all", "classes", "0.583", "0.833", "0.733"]
+    assert pixels == "pixel accuracy 0.750"
+    written = result.to_json()
+    assert written["classes"][2] == {"label": "tree", "iou": None, "accuracy": None, "f1": None}
+    assert written["classes"][1]["accuracy"] == 1 and written["num_images"] == 1
+    assert written["mean_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize("kind", [list, tuple, iter, Pairs])

@@ -40,11 +40,48 @@ def test_absent_classes_are_left_out():
     assert float(MeanIoU(3).result()) == 0.0
 
 
+def counted(metric, cells):
+    """Lets a metric begin with the counts of a confusion matrix."""
+    cells = np.array(cells, "float64")
+    pixels, blocks = metric.variables
+    pixels.assign(cells % 2**14)
+    blocks.assign(cells // 2**14)
+
+
 def test_counts_past_2_31_do_not_wrap():
     metric = MeanIoU(2)
-    metric.confusion.assign(np.float32([[3 * 2.0**31, 2.0**31], [0, 2.0**33]]))
+    counted(metric, [[3 * 2.0**31, 2.0**31], [0, 2.0**33]])
     metric.update_state(np.zeros((1, 64, 64), "int32"), one_hot(np.zeros((1, 64, 64), "int32"), 2))
     assert float(metric.result()) == pytest.approx((3 / 4 + 4 / 5) / 2, rel=1e-5)
+
+
+def test_counts_stay_exact_beyond_2_24_pixels():
+    # Added in float32, one pixel more than 2²⁴ is lost.
+    metric = MeanIoU(2)
+    counted(metric, [[2**24, 2**31], [2**30 + 3, 0]])
+    true, found = [[0, 0, 1], [1, 1, 1]], [[0, 1, 1], [0, 0, 1]]
+    for _ in range(3):
+        metric.update_state(np.array(true), one_hot(found, 2))
+    assert metric.confusion.tolist() == [[2**24 + 3, 2**31 + 3], [2**30 + 9, 6]]
+
+
+def test_images_of_many_pixels_are_counted_exactly():
+    # By hand: each image has 20,001 pixels of class 0, of which one is called 1. 20,000 is more than
+    # a block of 2¹⁴, and the sum of 900 of them more than 2²⁴.
+    metric = MeanIoU(2)
+    found = np.zeros((1, 20_001), "int32")
+    found[0, 7] = 1
+    logits, true = one_hot(found, 2).repeat(9, 0), np.zeros((9, 20_001), "int32")
+    for _ in range(100):
+        metric.update_state(true, logits)
+    assert metric.confusion.tolist() == [[900 * 20_000, 900], [0, 0]]
+
+
+def test_fractional_weights_are_added_up_across_blocks():
+    metric = MeanIoU(2)
+    counted(metric, [[2**14 - 0.25, 0], [0, 2**14]])
+    metric.update_state(np.array([[0, 1]]), one_hot([[0, 0]], 2), np.array([[0.5, 0.125]]))
+    assert metric.confusion.tolist() == [[2**14 + 0.25, 0], [0.125, 2**14]]
 
 
 def test_agrees_with_keras_over_batches_and_after_a_reset():
