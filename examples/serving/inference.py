@@ -36,7 +36,8 @@ class Job:
 
 
 class Model:
-    """An exported ONNX file: from `images` to `labels` and, if the file has it, `presence`.
+    """An exported ONNX file: from `images` to `labels` and, if the file has them, `presence` and
+    `confidence`.
 
     Attributes:
         labels: names of the classes.
@@ -73,7 +74,7 @@ class Model:
                 "it with `labels` in `outputs`, as by default."
             )
         self.fixed = tuple(n if isinstance(n, int) else 0 for n in inputs[0].shape[:3])
-        self.outputs = [name for name in ("labels", "presence") if name in outputs]
+        self.outputs = [name for name in ("labels", "presence", "confidence") if name in outputs]
         known = self.session.get_modelmeta().custom_metadata_map
         labels = json.loads(known.get("labels", "[]"))
         palette = json.loads(known.get("palette", "[]"))
@@ -91,8 +92,9 @@ class Model:
             )
 
     def __call__(self, images, seconds=3600):
-        """Runs `uint8` images `(n, height, width, 3)`; returns `labels` `(n, height, width)` and
-        `presence` `(n, classes)`, or `None` if the file has no such output.
+        """Runs `uint8` images `(n, height, width, 3)`; returns a dict for each: `labels`
+        `(height, width)`, `presence` `(classes,)` and `confidence` `(height, width)`; the last two are
+        `None` if the file has no such output.
 
         Raises:
             Exception: ONNX Runtime's, of many types, also if the run takes more than `seconds`.
@@ -111,9 +113,11 @@ class Model:
             run = self.session.run(self.outputs, {"images": images}, options)
         finally:
             limit.cancel()
-        found = dict(zip(self.outputs, run, strict=True))
-        presence = found.get("presence")
-        return found["labels"][:count], None if presence is None else presence[:count]
+        nothing = {"presence": None, "confidence": None}
+        return [
+            nothing | {name: value[i] for name, value in zip(self.outputs, run, strict=True)}
+            for i in range(count)
+        ]
 
 
 class Cost:
@@ -212,8 +216,7 @@ class Queue:
             self.admitted.remove(pixels)
 
     async def run(self, image, since):
-        """Labels `(height, width)` and presence `(classes,)`, or `None`, of an image that was admitted
-        at the time `since`."""
+        """The model's outputs for an image that was admitted at the time `since`."""
         job = Job(image, asyncio.get_running_loop().create_future(), since)
         async with self.arrived:
             self.waiting.append(job)
@@ -301,13 +304,12 @@ class Queue:
         start = time.monotonic()
         self.running_since.add(start)
         try:
-            labels, presence = self.model(images, self.timeout)
+            found = self.model(images, self.timeout)
         finally:
             self.running_since.discard(start)
         MODEL_SECONDS.observe(time.monotonic() - start)
         BATCH_SIZES.observe(len(images))
-        presence = [None] * len(labels) if presence is None else presence
-        return list(zip(labels, presence, strict=True))
+        return found
 
 
 def _colour(i):

@@ -99,14 +99,14 @@ async def answer(request, kind, body, start):
                 except DecodingFailed as error:
                     raise images.broken(error) from None
                 check_size(image, state.model.fixed)
-                labels, presence = await state.queue.run(image, since)
-                result = labels, presence, state.model.labels, state.model.palette
+                found = await state.queue.run(image, since)
+                names, palette = state.model.labels, state.model.palette
                 if kind == "image/png":
-                    png = await in_thread(state.codecs, images.encode, labels, state.model.palette)
+                    png = await in_thread(state.codecs, images.encode, found["labels"], palette)
                     return Response(png, media_type=kind)
                 with_map = request.query_params.get("label_map", "0") not in ("0", "false")
-                found = await in_thread(state.codecs, as_record, *result, with_map)
-                return JSONResponse(found | {"seconds": round(time.perf_counter() - start, 4)})
+                record = await in_thread(state.codecs, as_record, found, names, palette, with_map)
+                return JSONResponse(record | {"seconds": round(time.perf_counter() - start, 4)})
     except TimeoutError:
         raise HTTPException(
             503,
@@ -116,10 +116,16 @@ async def answer(request, kind, body, start):
         ) from None
 
 
-def as_record(labels, presence, names, palette, with_map):
-    """The JSON answer: classes with their areas, largest first, and presence."""
+def as_record(found, names, palette, with_map):
+    """The JSON answer: classes with their areas, largest first, and what the model gives of presence
+    and confidence."""
+    labels, presence, confidence = found["labels"], found["presence"], found["confidence"]
     counts = np.bincount(labels.reshape(-1), minlength=len(names))
     presence = [None] * len(names) if presence is None else np.round(presence, 6).tolist()
+    means = [{}] * len(names)
+    if confidence is not None:
+        sums = np.bincount(labels.reshape(-1), confidence.reshape(-1), len(names))
+        means = [{"confidence": mean} for mean in np.round(sums / np.maximum(counts, 1), 6).tolist()]
     record = {
         "height": labels.shape[0],
         "width": labels.shape[1],
@@ -131,6 +137,7 @@ def as_record(labels, presence, names, palette, with_map):
                 "presence": presence[i],
                 "color": palette[i].tolist(),
             }
+            | means[i]
             for i in np.argsort(-counts, kind="stable")
             if counts[i]
         ],

@@ -10,7 +10,7 @@ from PIL import Image
 from keras_encnet.data.conventions import IGNORE_INDEX, check_palette
 from keras_encnet.data.image_files import open_image, raw_mode, unreadable, upright
 
-STRIP = 1 << 15  # output pixels resized in one step, few enough for the processor's cache
+STRIP = 1 << 14  # pixels resized in one step, few enough for the processor's cache
 NEARLY_BLACK = 16  # below this level of 256
 
 
@@ -128,10 +128,9 @@ def resize_image(
     width: int,
     window: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """Resizes an image bilinearly without antialiasing, like OpenCV's `INTER_LINEAR`.
+    """Resizes an image bilinearly without antialiasing: OpenCV's `INTER_LINEAR`, to the last bit.
 
-    Pixel centres are at half integers, edge pixels are repeated, and the result is rounded. OpenCV
-    uses 11-bit weights, so the results may differ by one level.
+    Pixel centres are at half integers, and edge pixels are repeated. Weights are integers, of 2048.
 
     Args:
         image: `uint8` array `(h, w, channels)`.
@@ -141,6 +140,9 @@ def resize_image(
 
     Returns:
         `uint8` array `(height, width, channels)`, of the window's height and width if there is one.
+
+    Source: OpenCV 4 and 5, `modules/imgproc/src/resize.cpp`, for 1, 3 and 4 channels. Its plain and
+    its vectorized code give the same values, also where it was built with IPP.
 
     >>> import numpy as np
     >>> ramp = np.array([[[0], [100]]], "uint8")
@@ -152,27 +154,35 @@ def resize_image(
     top, left, rows, columns = window or (0, 0, height, width)
     if (height, width) == image.shape[:2]:
         return image[top : top + rows, left : left + columns].copy()
-    y0, y1, wy = _neighbours(image.shape[0], height, top, rows)
-    x0, x1, wx = _neighbours(image.shape[1], width, left, columns)
-    first = x0[0]
-    image, x0, x1 = image[:, first : x1[-1] + 1], x0 - first, x1 - first
-    wy, wx = wy[:, None, None], wx[:, None]
-    resized = np.empty((rows, columns, image.shape[2]), "uint8")
-    strip = max(1, STRIP // columns)
+    channels = image.shape[2]
+    y, y_weights = _neighbours(image.shape[0], height, top, rows)
+    x, x_weights = _neighbours(image.shape[1], width, left, columns)
+    # Long rows of numbers instead of pixels of three: NumPy's inner loops are long.
+    first = x[0, 0]
+    image = image[:, first : x[1, -1] + 1]
+    x = ((x - first)[:, :, None] * channels + np.arange(channels)).reshape(2, -1)
+    x_weights, y_weights = x_weights.repeat(channels, axis=1), y_weights[:, :, None]
+    # Rows that no output row needs are left out if the image shrinks.
+    needed = np.union1d(*y)
+    y = np.searchsorted(needed, y)
+    resized = np.empty((rows, columns * channels), "uint8")
+    strip = STRIP * rows // (max(rows, len(needed)) * columns) or 1
     for start in range(0, rows, strip):
         part = slice(start, start + strip)
-        above = image[y0[part]].astype("float32")
-        below = image[y1[part]].astype("float32")
-        below -= above
-        below *= wy[part]
-        below += above
-        before, after = below.take(x0, axis=1), below.take(x1, axis=1)
-        after -= before
-        after *= wx
-        after += before
-        after += 0.5
-        resized[part] = after
-    return resized
+        low, high = y[0, part][0], y[1, part][-1] + 1
+        source = image[needed[low:high]].reshape(high - low, -1)
+        pairs = source.take(x, axis=1) * x_weights
+        across = pairs[:, 0] + pairs[:, 1]
+        across >>= 4
+        pairs = across.take(y[:, part] - low, axis=0)
+        pairs *= y_weights[:, part]
+        pairs >>= 16
+        above, below = pairs
+        above += below
+        above += 2
+        above >>= 2
+        resized[part] = above
+    return resized.reshape(rows, columns, channels)
 
 
 def resize_mask(
@@ -204,35 +214,25 @@ def resize_mask(
     return mask[y].take(x, axis=1)
 
 
-def source_position(index, old, new):
-    """Where output pixels `index` lie among `old` pixels that are resized to `new`.
-
-    Returns the pixel at or before each, from -1, and how far behind it they lie, in units of
-    1 / (2 · new): integers, and so exact. Takes arrays and integers, or tensors.
-
-    >>> source_position(np.arange(4), 2, 4)
-    (array([-1,  0,  0,  1]), array([6, 2, 6, 2]))
-    """
-    position = (2 * index + 1) * old + new
-    return position // (2 * new) - 1, position % (2 * new)
-
-
 def _neighbours(old, new, start, count):
-    """The two source indices of each output sample, and the weight of the second."""
-    low, behind = source_position(np.arange(start, start + count), old, new)
-    weight = (behind / (2 * new)).astype("float32")
-    return np.clip(low, 0, old - 1), np.clip(low + 1, 0, old - 1), weight
+    """The two source indices of each output sample and their weights, `(2, count)`, as in OpenCV."""
+    # 1 / (new / old) and float32 round as OpenCV does, here and below.
+    at = (np.arange(start, start + count) + 0.5) * (1 / (new / old)) - 0.5
+    at = at.astype("float32")
+    low = np.floor(at)
+    behind = at - low
+    weights = np.rint(2048 * np.stack([1 - behind, behind])).astype("int32")
+    return np.stack([low, low + 1]).clip(0, old - 1).astype("intp"), weights
 
 
 def _nearest(old, new, start, count):
-    # 1 / (new / old) instead of old / new, to be rounded like OpenCV's where it is an integer.
     at = np.floor(np.arange(start, start + count) * (1 / (new / old))).astype("intp")
     return np.minimum(at, old - 1)
 
 
 def _converted(image, name):
     try:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise unreadable(name, error) from error
 

@@ -9,7 +9,7 @@ from keras_encnet.data.conventions import MIN_SIZE, is_integer
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.export.runtimes import RUNTIMES
 
-OUTPUTS = ("labels", "logits", "probabilities", "presence")
+OUTPUTS = ("labels", "logits", "probabilities", "presence", "confidence")
 DEFAULT_OUTPUTS = ("labels", "presence")
 DTYPES = ("float32", "float16")
 

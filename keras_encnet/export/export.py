@@ -51,6 +51,8 @@ def export_model(
       otherwise `uint16`, including the preset's resize and sliding window. (Elsewhere `labels` are
       class names; here the name stays for compatibility.)
     - `presence`: the probability that each class is in the scene, `(batch, num_classes)`.
+    - `confidence`: that of `segment(..., confidence=True)`, the probability of each pixel's class,
+      `(batch, height, width)` float32.
     - `logits`: `model(images)`, `(batch, height, width, num_classes)` float32.
     - `probabilities`: their softmax.
 

@@ -1,7 +1,8 @@
 """What is exported: one graph from `uint8` images to label maps, as `model.segment` makes them.
 
 images ─ resize ─ windows ─ folded network ─┬─ presence
-                                            └─ coarse logits ─ strips of rows ─ tiles ─ labels
+                                            └─ coarse logits ─ strips of rows ─ tiles ─┬─ labels
+                                                                                       └─ confidence
 
 `inference.geometry` defines the steps; here they are operations of a TensorFlow graph, for sizes that
 may be known only when it runs.
@@ -15,8 +16,7 @@ import keras
 from keras import ops
 
 from keras_encnet.data.conventions import label_dtype
-from keras_encnet.data.images import source_position
-from keras_encnet.export.labels import argmax, extend_labels, loop
+from keras_encnet.export.labels import argmax, extend_maps, loop
 from keras_encnet.inference.geometry import axes_of, evaluation_rule, final_pixels, first_line
 from keras_encnet.layers import ConvNorm
 from keras_encnet.layers.resize import interpolation_matrix
@@ -98,6 +98,7 @@ class ImageToLabels(keras.Model):
     """`uint8` `images` `(batch, height, width, 3)` to a dict of the wanted outputs.
 
     - `"labels"`: `(batch, height, width)`, `uint8` up to 255 classes, otherwise `uint16`.
+    - `"confidence"`: the probability of that class, `(batch, height, width)`, `float32`.
     - `"presence"`: `(batch, num_classes)`, `float32`.
     - `"logits"`: `model(images)`, `(batch, height, width, num_classes)`, `float32`.
     - `"probabilities"`: their softmax.
@@ -127,8 +128,9 @@ class ImageToLabels(keras.Model):
         if wanted & {"logits", "probabilities"}:
             results["logits"] = _resize(as_given["coarse"], _size(images), self.align_corners)
             results["probabilities"] = ops.softmax(results["logits"])
-        if wanted & {"labels", "presence"}:
-            results["labels"], results["presence"] = self._look(images, as_given, rule)
+        if wanted & {"labels", "confidence", "presence"}:
+            maps, results["presence"] = self._look(images, as_given, rule)
+            results |= maps
         return {name: results[name] for name in self.wanted}
 
     def _run(self, images):
@@ -145,37 +147,41 @@ class ImageToLabels(keras.Model):
             return self.network(images)
 
     def _look(self, images, as_given, rule):
-        """Labels and presence; `as_given` holds the network's outputs for the images as they are."""
+        """The wanted maps, a dict, and presence; `as_given` holds the network's outputs for the images
+        as they are."""
         rows, columns = axes_of(_size(images), rule)
         if rule.resize:
             images = _resize_image(images, rows, columns, rule.protocol.aligned_resize)
         extend = functools.partial(
-            extend_labels,
+            extend_maps,
             rows=rows,
             columns=columns,
             align_corners=self.align_corners,
             exponential=rule.protocol.exponential,
             runtime=self.runtime,
         )
+        dtypes = {"labels": label_dtype(self.num_classes), "confidence": "float32"}
         # Not zeros of length 0, for which `tf.lite.Interpreter` writes beyond the memory that it has.
-        labels = ops.zeros((1, ops.shape(images)[0], columns.size), label_dtype(self.num_classes))[:0]
+        # Not in float32, where LiteRT's XNNPACK keeps the one row.
+        nothing = ops.zeros((1, ops.shape(images)[0], columns.size), dtypes["labels"])[:0]
+        maps = {name: ops.cast(nothing, dtypes[name]) for name in self.wanted if name in dtypes}
         if rule.window:
-            labels, presence = self._look_through_windows(images, rows, columns, labels, extend)
+            maps, presence = self._look_through_windows(images, rows, columns, maps, extend)
         else:
             outputs = self._run(images) if rule.resize else as_given
             coarse, presence = _rows_first(outputs), _presence(outputs)
-            if "labels" in self.wanted:
+            if maps:
                 lines = ops.reshape(coarse, (ops.shape(coarse)[0], -1))
-                labels = extend(labels, rows.size, lines, 0, ops.shape(coarse))
-        return ops.transpose(labels, (1, 0, 2)), presence
+                maps = extend(maps, rows.size, lines, 0, ops.shape(coarse))
+        return {name: ops.transpose(x, (1, 0, 2)) for name, x in maps.items()}, presence
 
-    def _look_through_windows(self, images, rows, columns, labels, extend):
-        """Labels `(height, batch, width)` and presence, from one row of windows after the other.
+    def _look_through_windows(self, images, rows, columns, maps, extend):
+        """Maps `(height, batch, width)` and presence, from one row of windows after the other.
 
-        After each, the rows of pixels that depend on no later one are labelled, and only those lines
-        of coarse logits are kept that later rows of pixels depend on."""
+        After each, the rows of pixels that depend on no later one are made, and only those lines of
+        coarse logits are kept that later rows of pixels depend on."""
 
-        def look_at_row(row, labels, presence, kept, first):
+        def look_at_row(row, presence, kept, first, *parts):
             def look(column, seen, _, presence):
                 outputs = self._run(_window(images, rows, row, columns, column))
                 coarse = _rows_first(outputs)
@@ -185,7 +191,7 @@ class ImageToLabels(keras.Model):
 
             start = ops.zeros((), "int32"), nothing, ops.zeros((4,), "int32"), presence
             _, seen, shape, presence = loop(lambda column, *_: column < columns.count, look, *start)
-            if "labels" in self.wanted:
+            if maps:
                 h, batch, w = shape[0], shape[1], shape[3]
                 line = batch * self.num_classes * columns.count * w
                 seen = ops.reshape(seen, (columns.count, h, batch * self.num_classes, w))
@@ -193,17 +199,20 @@ class ImageToLabels(keras.Model):
                 lines = ops.concatenate([kept, seen], axis=0)
                 lines = ops.reshape(lines, (-1, line))
                 final = final_pixels(rows, row, self.align_corners)
-                labels = extend(labels, final, lines, first, (h, batch, self.num_classes, w))
+                made = dict(zip(maps, parts, strict=True))
+                made = extend(made, final, lines, first, (h, batch, self.num_classes, w))
+                parts = made.values()
                 needed = first_line(rows, final, h, self.align_corners)
                 kept = ops.reshape(lines[ops.minimum(needed - first, ops.shape(lines)[0]) :], (-1,))
                 first = needed
-            return row + 1, labels, presence, kept, first
+            return row + 1, presence, kept, first, *parts
 
         nothing, zero = ops.zeros((0,), "float32"), ops.zeros((), "int32")
         presence = ops.zeros((ops.shape(images)[0], self.num_classes), "float32")
-        start = zero, labels, presence, nothing, zero
-        _, labels, presence, *_ = loop(lambda row, *_: row < rows.count, look_at_row, *start)
-        return labels, presence / ops.cast(rows.count * columns.count, "float32")
+        start = zero, presence, nothing, zero, *maps.values()
+        _, presence, _, _, *parts = loop(lambda row, *_: row < rows.count, look_at_row, *start)
+        presence = presence / ops.cast(rows.count * columns.count, "float32")
+        return dict(zip(maps, parts, strict=True)), presence
 
 
 def _size(images):
@@ -245,24 +254,57 @@ def _resize(x, size, align_corners):
 
 def _resize_image(x, rows, columns, aligned):
     """As `data.images.resize_image` does, or with aligned corners and without rounding."""
-    for i, axis in enumerate((rows, columns), 1):
-        low, weight = (_aligned_position if aligned else _position)(axis.size, axis.view)
-        high = ops.minimum(low + 1, axis.size - 1)
-        weight = ops.reshape(weight, (-1, 1, 1) if i == 1 else (-1, 1))
-        below = ops.cast(ops.take(x, ops.maximum(low, 0), axis=i), "float32")
-        above = ops.cast(ops.take(x, high, axis=i), "float32")
-        x = below + weight * (above - below)
-    return x if aligned else ops.floor(x + 0.5)
+    if aligned:
+        for axis, line in ((1, rows), (2, columns)):
+            low, weight = _aligned_position(line.size, line.view)
+            below, above = _neighbours(x, axis, low, line.size)
+            x = below + _along(axis, weight) * (above - below)
+        return x
+    # OpenCV's integers, which float32 holds exactly up to 2^24: first 11 bits more than a pixel, of
+    # which the last four are dropped, and then 22 bits more, of which two are left to round.
+    low, weight = _position(columns.size, columns.view)
+    below, above = _neighbours(x, 2, low, columns.size)
+    x = ops.floor((below * 2048 + _along(2, weight) * (above - below)) / 16)
+    low, weight = _position(rows.size, rows.view)
+    below, above = _neighbours(x, 1, low, rows.size)
+    x = _high_bits(below, _along(1, 2048 - weight)) + _high_bits(above, _along(1, weight))
+    return ops.floor((x + 2) / 4)
+
+
+def _neighbours(x, axis, low, size):
+    """The pixels at `low`, from -1, and after them, as float32."""
+    high = ops.minimum(low + 1, size - 1)
+    return [ops.cast(ops.take(x, at, axis=axis), "float32") for at in (ops.maximum(low, 0), high)]
+
+
+def _along(axis, weights):
+    return ops.reshape(weights, (-1, 1, 1) if axis == 1 else (-1, 1))
+
+
+def _high_bits(x, weights):
+    """`x * weights // 2**16`, for `x` below 2^15 and weights up to 2^11."""
+    # The product may have 26 bits.
+    coarse = ops.floor(weights / 64)
+    return ops.floor((x * coarse + ops.floor(x * (weights - 64 * coarse) / 64)) / 1024)
 
 
 def _position(old, new):
-    """For each new pixel the old one at or before it, from −1, and the weight of the next."""
-    low, behind = source_position(ops.arange(new), old, new)
-    return low, ops.cast(behind, "float32") / ops.cast(2 * new, "float32")
+    """For each new pixel the old one at or before it, from −1, and the weight of the next in 2048ths.
+
+    OpenCV rounds the position to float32 before it takes the weight. A division in two steps gives 24
+    binary digits of the fraction, and whether more follow: enough to round as OpenCV does. The sum of
+    the first digits and `low` is exact, so that only the last addition rounds."""
+    at = (2 * ops.arange(new) + 1) * old + new
+    low, behind = at // (2 * new) - 1, at % (2 * new)
+    first, behind = behind * 2**8 // (2 * new), behind * 2**8 % (2 * new)
+    last, behind = behind * 2**16 // (2 * new), behind * 2**16 % (2 * new)
+    floor, first, last, more = (ops.cast(x, "float32") for x in (low, first, last, behind > 0))
+    position = (floor + first / 2**8) + (last + more / 2) / 2**24
+    return low, ops.round((position - floor) * 2048)
 
 
 def _aligned_position(old, new):
-    """The same with aligned corners."""
+    """For each new pixel the old one at or before it, and the weight of the next."""
     step = ops.cast(old - 1, "float32") / ops.cast(ops.maximum(new - 1, 1), "float32")
     at = ops.cast(ops.arange(new), "float32") * step
     low = ops.minimum(ops.cast(at, "int32"), old - 1)

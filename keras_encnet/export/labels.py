@@ -1,4 +1,4 @@
-"""From coarse logits to labels, in a graph: strip by strip, so that full-size logits never exist.
+"""From coarse logits to labels and confidence, in a graph: strip by strip, without full-size logits.
 
 `inference.geometry` says how the pixels of an axis follow from coarse samples. A strip of rows is made
 of the coarse rows that it depends on; then each tile of it is made of its own few columns. Classes lie
@@ -10,17 +10,19 @@ from keras import ops
 from keras_encnet.inference.geometry import block_of
 
 TILE = 128  # pixels of a row, at most, that are made of the same samples
+TINY = 1.2e-38  # the smallest number of float32 at full precision
 
 
-def extend_labels(
-    labels, final, lines, first, window_shape, rows, columns, *, align_corners, exponential, runtime
+def extend_maps(
+    maps, final, lines, first, window_shape, rows, columns, *, align_corners, exponential, runtime
 ):
-    """`labels` `(done, batch, width)`, extended to the first `final` rows of the image.
+    """`maps`, each `(done, batch, width)`, extended to the first `final` rows of the image.
 
     Args:
-        labels: of dtype `uint8` up to 255 classes, otherwise `uint16`.
+        maps: a dict of one or both of `"labels"`, `uint8` up to 255 classes, otherwise `uint16`, and
+            `"confidence"`, float32.
         final: number of rows.
-        lines: the coarse logits that the new labels depend on, `(lines, batch · classes · across · w)`:
+        lines: the coarse logits that the new rows depend on, `(lines, batch · classes · across · w)`:
             the rows of samples of all windows, those of a row of windows after those of the one above.
         first: the number of the first of these lines.
         window_shape: `(h, batch, classes, w)`.
@@ -37,8 +39,8 @@ def extend_labels(
     across = block_of(columns, pixels, w, align_corners, exponential)
     across_inner = transposed(across.inner)
 
-    def label(index):
-        """The labels of the rows `index`."""
+    def made(index):
+        """The rows `index` of each map."""
         along = block_of(rows, ops.expand_dims(index, 0), h, align_corners, exponential)
         # Blocks may name lines that are not there, with weight 0.
         samples = ops.clip(along.samples[0] - first, 0, ops.shape(lines)[0] - 1)
@@ -53,21 +55,41 @@ def extend_labels(
             x = ops.exp(ops.minimum(x, 80))
             x = average_columns(x, across)
             x = average_rows(ops.reshape(x, (tiles, count, planes * tile)), along)
-        x = runtime.argmax(ops.reshape(x, (-1, classes, tile)))
+        x = ops.reshape(x, (-1, classes, tile))
+        found = {}
+        if "labels" in maps:
+            found["labels"] = runtime.argmax(x)
+        if "confidence" in maps:
+            found["confidence"] = largest_share(x) if exponential else largest_softmax(x)
+        return [in_rows(found[name], maps[name].dtype) for name in maps]
+
+    def in_rows(x, dtype):
         x = swapped(ops.reshape(x, (tiles, -1, tile)))
-        return ops.cast(ops.reshape(x, (-1, batch, tiles * tile))[:, :, :width], labels.dtype)
+        return ops.cast(ops.reshape(x, (-1, batch, tiles * tile))[:, :, :width], dtype)
 
     per_row = planes * tiles * ops.shape(across.inner)[1]
     if exponential:
         per_row = per_row * ops.shape(across.shares)[1] * (rows.view // rows.size + 1)
     step = ops.maximum(runtime.strip // per_row, 1)
 
-    def add(labels):
-        done = ops.shape(labels)[0]
-        index = ops.arange(done, ops.minimum(done + step, final))
-        return (ops.concatenate([labels, label(index)], axis=0),)
+    def add(*parts):
+        done = ops.shape(parts[0])[0]
+        more = made(ops.arange(done, ops.minimum(done + step, final)))
+        return [ops.concatenate(pair, axis=0) for pair in zip(parts, more, strict=True)]
 
-    return loop(lambda labels: ops.shape(labels)[0] < final, add, labels)[0]
+    parts = loop(lambda part, *_: ops.shape(part)[0] < final, add, *maps.values())
+    return dict(zip(maps, parts, strict=True))
+
+
+def largest_softmax(scores):
+    """The largest probability along the second-to-last axis, for logits."""
+    best = ops.max(scores, axis=-2, keepdims=True)
+    return 1 / ops.sum(ops.exp(scores - best), axis=-2)
+
+
+def largest_share(scores):
+    """The same for exponentials, all of which may be 0."""
+    return ops.max(scores, axis=-2) / ops.maximum(ops.sum(scores, axis=-2), TINY)
 
 
 def average_columns(x, block):

@@ -1,5 +1,6 @@
 """Compares an exported file with its model: results, size and speed."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -108,11 +109,13 @@ def verify(
         )
     found = {runtimes.version_of(name): _run(name, path, batches, runs) for name in installed}
 
+    (outputs, _), *_ = found.values()
+    segment = functools.partial(model.segment, confidence="confidence" in outputs[0])
     agreement, differences = {title: [] for title in found}, {}
     for i, image in enumerate(images):
         expected = None
         for title, (outputs, _) in found.items():
-            expected = expected or _expected(model, image, outputs[i])
+            expected = expected or _expected(model, segment, image, outputs[i])
             for name, value in expected.items():
                 result, shape = outputs[i][name], None if value is None else value.shape
                 if result.shape != shape:
@@ -133,7 +136,7 @@ def verify(
         min(float(np.mean(same)) for same in agreement.values()) if all(agreement.values()) else None,
         4 * model.count_params(),
         _size(path),
-        float(np.median([_seconds(model.segment, images[0]) for _ in range(runs)])),
+        float(np.median([_seconds(segment, images[0]) for _ in range(runs)])),
         {title: float(np.median(seconds)) for title, (_, seconds) in found.items()},
     )
 
@@ -170,12 +173,13 @@ def _run(name, path, batches, runs):
     return outputs, seconds
 
 
-def _expected(model, image, found):
+def _expected(model, segment, image, found):
     """The model's results for the outputs in `found`."""
     expected = {}
-    if {"labels", "presence"} & set(found):
-        result = model.segment(image)
+    if {"labels", "presence", "confidence"} & set(found):
+        result = segment(image)
         expected |= {"labels": result.label_map, "presence": result.presence}
+        expected["confidence"] = result.confidence
     if {"logits", "probabilities"} & set(found):
         logits = model.predict_on_batch(image[None])[0]
         odds = np.exp(logits - logits.max(-1, keepdims=True))

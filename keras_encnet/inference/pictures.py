@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from keras_encnet.data.conventions import IGNORE_INDEX, check_integer, check_palette
+from keras_encnet.data.fonts import write
 from keras_encnet.data.images import read_image
+from keras_encnet.data.preview import with_legend
 
-INK, PAPER, LINE = (32, 32, 32), (255, 255, 255), (150, 150, 150)
+INK, PAPER = (32, 32, 32), (255, 255, 255)
 STRIP = 256  # rows blended at a time
 
 
@@ -21,6 +23,7 @@ def overlay(
     *,
     alpha: float = 0.5,
     legend: bool = True,
+    confidence: np.ndarray | None = None,
 ) -> Image.Image:
     """The image blended with the colours of its classes, above a legend of the classes that occur.
 
@@ -31,6 +34,7 @@ def overlay(
         palette: `uint8` `(num_classes, 3)`, RGB.
         alpha: weight of the colours, 0 (the image alone) to 1 (the colours alone).
         legend: whether to add the legend, which makes the picture taller and, if needed, wider.
+        confidence: `float32` `(height, width)` in [0, 1], or `None`; the colours fade where it is low.
 
     Returns:
         RGB PIL image; without a legend it has the size of `image`.
@@ -50,9 +54,12 @@ def overlay(
     # In strips, so that a large photograph needs no large float array.
     for top in range(0, len(image), STRIP):
         strip = slice(top, top + STRIP)
-        blend[strip] = np.rint(
-            image[strip] * np.float32(1 - alpha) + (palette * alpha)[label_map[strip]]
-        )
+        if confidence is None:
+            colours = image[strip] * np.float32(1 - alpha) + (palette * alpha)[label_map[strip]]
+        else:
+            weight = np.float32(alpha) * confidence[strip, :, None]
+            colours = image[strip] * (1 - weight) + palette[label_map[strip]] * weight
+        blend[strip] = np.rint(colours)
     picture = Image.fromarray(blend)
     if not legend:
         return picture
@@ -62,11 +69,7 @@ def overlay(
         for i in np.argsort(-counts, kind="stable")
         if counts[i]
     ]
-    key = _legend(entries, picture.width, size=max(13, round(max(picture.size) / 60)))
-    canvas = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
-    canvas.paste(picture, ((key.width - picture.width) // 2, 0))
-    canvas.paste(key, (0, picture.height))
-    return canvas
+    return with_legend(picture, entries, size=max(13, round(max(picture.size) / 60)))
 
 
 def comparison(
@@ -111,27 +114,24 @@ def comparison(
     palette = check_palette(palette, len(labels))
     check_integer("width", width, remedy="It is in pixels.")
     size = max(14, round(width / 22))
-    font, gap = ImageFont.load_default(size), round(size * 0.8)
+    gap = round(size * 0.8)
     pictures = [[_cell(entry, palette, ignore_index, width) for entry in row] for row in rows]
 
     entries = [(name, tuple(c)) for name, c in zip(labels, palette.tolist(), strict=True)]
     if any((np.asarray(entry) == ignore_index).any() for row in rows for entry in row[1:]):
         entries.append(("not labelled", PAPER))
-    key = _legend(entries, len(titles) * (width + gap) + gap, size)
-
     top = gap + round(size * 1.8)
-    height = top + sum(row[0].height + gap for row in pictures) + key.height
-    canvas = Image.new("RGB", (key.width, height), PAPER)
+    height = top + sum(row[0].height + gap for row in pictures) - gap // 2
+    canvas = Image.new("RGB", (len(titles) * (width + gap) + gap, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         left = gap + column * (width + gap)
-        draw.text((left, gap), title, INK, font)
+        write(draw, (left, gap + size // 2), title, INK, size)
         y = top
         for row in pictures:
             canvas.paste(row[column], (left, y))
             y += row[0].height + gap
-    canvas.paste(key, (0, y - gap // 2))
-    return canvas
+    return with_legend(canvas, entries, size)
 
 
 def _cell(entry, palette, ignore_index, width):
@@ -158,23 +158,3 @@ def _cell(entry, palette, ignore_index, width):
 def percent(fraction: float) -> str:
     """A fraction as whole percent, "<1 %" below 1 %."""
     return f"{100 * fraction:.0f} %" if fraction >= 0.01 else "<1 %"
-
-
-def _legend(entries, width, size):
-    """Swatches and names in as many columns as fit into `width`; at least one, which may be wider."""
-    font, pad, swatch = ImageFont.load_default(size), round(size * 0.7), round(size * 1.1)
-    line = round(size * 1.6)
-    column = max(font.getlength(name) for name, _ in entries) + swatch + round(size * 1.6)
-    columns = min(len(entries), max(1, int((width - 2 * pad) // column)))
-    lines = -(-len(entries) // columns)
-    canvas = Image.new(
-        "RGB", (max(width, round(columns * column + pad)), lines * line + 2 * pad), PAPER
-    )
-    draw = ImageDraw.Draw(canvas)
-    for i, (name, colour) in enumerate(entries):
-        left, top = pad + round(i // lines * column), pad + i % lines * line
-        middle = top + line // 2
-        box = (left, middle - swatch // 2, left + swatch, middle - swatch // 2 + swatch)
-        draw.rectangle(box, colour, LINE)
-        draw.text((left + swatch + size // 2, middle), name, INK, font, anchor="lm")
-    return canvas

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from keras_encnet.data.annotations.rle import kaggle_rle
 from keras_encnet.data.conventions import class_palette
 from keras_encnet.files import replacing
 from keras_encnet.inference import pictures
@@ -26,16 +27,22 @@ class Segmentation:
         palette: their colours, RGB `(num_classes, 3)`; default colours if `None`.
         presence: `(num_classes,)`, the SE head's probability that each class is in the scene, or
             `None`; see `present`.
+        confidence: `(height, width)`, the probability of each pixel's class, or `None`. What it means
+            in each protocol, `inference.segment` says.
+        entropy: `(height, width)`, the entropy of each pixel's probabilities in nats, or `None`: 0
+            where one class is certain, `log(num_classes)` where all are equally likely.
 
     Attributes:
         image, label_map: as given.
         labels: names of the classes, a tuple.
         palette: `uint8` `(num_classes, 3)`.
         presence: `float32` `(num_classes,)`, or `None`.
+        confidence, entropy: `float32` `(height, width)`, or `None`.
 
     Raises:
-        ValueError: if an array has another shape or dtype, or values that are out of range; if image
-            and label map differ in size; or if palette or presence do not fit the labels.
+        ValueError: if an array has another shape or dtype, or values that are out of range; if image,
+            label map, confidence and entropy differ in size; or if palette or presence do not fit
+            the labels.
 
     >>> import numpy as np
     >>> label_map = np.zeros((40, 60), "uint8")
@@ -54,6 +61,8 @@ class Segmentation:
         labels: Sequence[str],
         palette: ArrayLike | None = None,
         presence: ArrayLike | None = None,
+        confidence: ArrayLike | None = None,
+        entropy: ArrayLike | None = None,
     ):
         if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -81,16 +90,31 @@ class Segmentation:
                 f"`presence` must have shape ({count},), a probability for each label. "
                 f"Received shape: {self.presence.shape}"
             )
+        self.confidence = _of_pixels("confidence", confidence, label_map.shape)
+        self.entropy = _of_pixels("entropy", entropy, label_map.shape)
 
     def areas(self) -> dict[str, float]:
         """The fraction of the image that each class covers, `{label: fraction}`, largest first.
 
         Classes that do not occur are left out, and those with the same name are added up."""
-        counts = np.bincount(self.label_map.reshape(-1), minlength=len(self.labels))
-        areas = {}
-        for i in np.flatnonzero(counts):
-            areas[self.labels[i]] = areas.get(self.labels[i], 0) + counts[i] / counts.sum()
-        return {name: float(areas[name]) for name in sorted(areas, key=areas.get, reverse=True)}
+        pixels = self._totals()
+        return _largest_first({name: count / self.label_map.size for name, count in pixels.items()})
+
+    def confidences(self) -> dict[str, float]:
+        """How sure the classes are, `{label: mean confidence of its pixels}`, surest first.
+
+        Classes that do not occur are left out, and those with the same name are taken together.
+
+        Raises:
+            ValueError: if there is no confidence.
+
+        >>> image, label_map = np.zeros((1, 4, 3), "uint8"), np.array([[0, 0, 1, 1]])
+        >>> sure = [[1, 0.5, 0.5, 0.25]]
+        >>> Segmentation(image, label_map, ["road", "sky"], confidence=sure).confidences()
+        {'road': 0.75, 'sky': 0.375}
+        """
+        pixels, sums = self._totals(), self._totals(self._needed_confidence("confidences"))
+        return _largest_first({name: sums[name] / count for name, count in pixels.items()})
 
     def present(self, threshold: float = 0.5) -> dict[str, float]:
         """The classes that are in the scene, `{label: probability}`, most likely first.
@@ -123,16 +147,42 @@ class Segmentation:
                 found.setdefault(self.labels[i], float(self.presence[i]))
         return found
 
-    def overlay(self, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+    def overlay(self, alpha: float = 0.5, legend: bool = True, confidence: bool = False) -> Image.Image:
         """The image blended with the colours of its classes, as an RGB PIL image.
 
         Args:
             alpha: weight of the colours, 0 (the image alone) to 1 (the colours alone).
             legend: whether to add the names and areas of the classes that occur, below the image.
+            confidence: whether the colours fade where the class is uncertain.
+
+        Raises:
+            ValueError: if `alpha` is outside [0, 1], or `confidence` is asked for and there is none.
         """
         return pictures.overlay(
-            self.image, self.label_map, self.labels, self.palette, alpha=alpha, legend=legend
+            self.image,
+            self.label_map,
+            self.labels,
+            self.palette,
+            alpha=alpha,
+            legend=legend,
+            confidence=self._needed_confidence("overlay(confidence=True)") if confidence else None,
         )
+
+    def to_rle(self) -> dict[str, str]:
+        """The pixels of each class in Kaggle's run-length encoding, `{label: "start length …"}`.
+
+        Starts count pixels from 1, column after column. Classes that do not occur are left out
+        (`.get(label, "")` gives the empty mask that a submission may need), and those with the same
+        name are one mask.
+
+        >>> image, label_map = np.zeros((2, 3, 3), "uint8"), np.array([[0, 1, 1], [0, 0, 1]])
+        >>> Segmentation(image, label_map, ["road", "sky"]).to_rle()
+        {'road': '1 2 4 1', 'sky': '3 1 5 2'}
+        """
+        classes = {}
+        for i in np.unique(self.label_map):
+            classes.setdefault(self.labels[i], []).append(i)
+        return {name: kaggle_rle(np.isin(self.label_map, indices)) for name, indices in classes.items()}
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the label map as a PNG file with the classes' colours as its palette.
@@ -159,6 +209,24 @@ class Segmentation:
         with replacing(path) as unfinished:
             picture.save(unfinished, format="PNG")
 
+    def _needed_confidence(self, wanted):
+        if self.confidence is None:
+            raise ValueError(
+                f"`{wanted}` needs the confidence of each pixel. Received: confidence=None. Pass "
+                "`confidence=True` to `segment`."
+            )
+        return self.confidence
+
+    def _totals(self, values=None):
+        """The number of pixels of each class that occurs, or the sum of their `values`, by name."""
+        classes, count = self.label_map.reshape(-1), len(self.labels)
+        occurs = np.bincount(classes, minlength=count)
+        sums = occurs if values is None else np.bincount(classes, values.reshape(-1), count)
+        totals = {}
+        for i in np.flatnonzero(occurs):
+            totals[self.labels[i]] = totals.get(self.labels[i], 0) + sums[i]
+        return totals
+
     def _repr_png_(self):
         step = -(-max(self.label_map.shape) // NOTEBOOK_SIDE)
         small = self.label_map[::step, ::step]
@@ -174,3 +242,20 @@ class Segmentation:
         more = ", …" if len(areas) > 5 else ""
         found = ", ".join(areas[:5])
         return f"<Segmentation {height}×{width}, {len(self.labels)} classes: {found}{more}>"
+
+
+def _of_pixels(name, values, shape):
+    """Values of pixels as float32, after a check of their shape; `None` stays."""
+    if values is None:
+        return None
+    values = np.asarray(values, "float32")
+    if values.shape != shape:
+        raise ValueError(
+            f"`{name}` must have the (height, width) of `label_map`, {shape}. "
+            f"Received shape: {values.shape}"
+        )
+    return values
+
+
+def _largest_first(values):
+    return {name: float(values[name]) for name in sorted(values, key=values.get, reverse=True)}

@@ -16,32 +16,23 @@
   - `"pytorch-encoding"`: `ratios` multiply `"resize"`; the last window is padded with black at the
     border, and the score of every window is `exp(logits + logits of its mirror image)`.
 
-`inference.geometry` says what that means for an axis. Label maps are made tile by tile, straight from
-the head's coarse logits: full-size logits never exist.
+`inference.geometry` says what that means for an axis, and `inference.deciding` how label maps and
+probabilities follow from the head's coarse logits.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple
 
 import keras
 import numpy as np
 from PIL import Image
 
-from keras_encnet.data.conventions import (
-    MIN_SIZE,
-    check_image_size,
-    check_integer,
-    class_names,
-    label_dtype,
-)
+from keras_encnet.data.conventions import MIN_SIZE, check_image_size, check_integer, class_names
 from keras_encnet.data.images import read_image, resize_image
-from keras_encnet.inference.geometry import Axis, axes_of, block_of, check_ratios, evaluation_rule
+from keras_encnet.inference.deciding import ScoreMap, confident_maps_of, label_map_of
+from keras_encnet.inference.geometry import Axis, axes_of, check_ratios, evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
-
-TILE = 64  # pixels per side: 20 to 150 classes of it fit into the processor's cache
 
 
 def segment(
@@ -55,12 +46,14 @@ def segment(
     flip: bool = False,
     batch_size: int = 1,
     protocol: str | None = None,
+    confidence: bool = False,
 ) -> Segmentation | list[Segmentation]:
     """Finds the class of every pixel of an image of any size.
 
     The image is resized and cut as `model.evaluation` says; the arguments override that. The argmax
     is taken at the original size, and ties go to the first class. Beyond the network's own memory
-    this needs the head's coarse logits of all views and about 100 MB.
+    this needs the head's coarse logits of all views and about 100 MB, and with `confidence` eight
+    bytes per pixel more.
 
     Args:
         model: an `EncNet`.
@@ -75,6 +68,10 @@ def segment(
         flip: whether to look at the mirror image of each as well.
         batch_size: how many images or windows of one size the network sees at once.
         protocol: `"mmsegmentation"`, `"mmsegmentation-0.x"` or `"pytorch-encoding"`.
+        confidence: whether the result has `confidence`, the probability of each pixel's class, and
+            `entropy`, both `float32` `(height, width)`. The probability is the softmax of the logits;
+            with several ratios or a flip the mean of the views' softmax; and by PyTorch-Encoding's
+            protocol the class's share of the summed exponentials, which a flip makes more extreme.
 
     Returns:
         A `Segmentation` at the image's original size, or a list of them for several images.
@@ -96,6 +93,8 @@ def segment(
     >>> result = segment(model, np.zeros((48, 70, 3), "uint8"))
     >>> result.label_map.shape, result.label_map.dtype, result.labels
     ((48, 70), dtype('uint8'), ('sky', 'road', 'car'))
+    >>> segment(model, np.zeros((48, 70, 3), "uint8"), confidence=True).confidence.shape
+    (48, 70)
     """
     ratios = check_ratios(ratios)
     rule = evaluation_rule(
@@ -106,8 +105,9 @@ def segment(
         ratios=ratios,
         protocol=protocol,
     )
-    if not isinstance(flip, (bool, np.bool_)):
-        raise ValueError(f"`flip` must be True or False. Received: {flip!r}")
+    for name, value in (("flip", flip), ("confidence", confidence)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
     check_integer("batch_size", batch_size)
     labels = class_names(model.num_classes, model.labels)
     many = _is_several(image)
@@ -125,8 +125,11 @@ def segment(
                 model, [images[i] for i in chunk], views[size], rule.protocol, flip, batch_size
             )
             for i, (score_maps, presence) in zip(chunk, seen, strict=True):
-                label_map = label_map_of(score_maps, size, model.num_classes)
-                results[i] = Segmentation(images[i], label_map, labels, model.palette, presence)
+                decided = score_maps, size, model.num_classes
+                maps = confident_maps_of(*decided) if confidence else (label_map_of(*decided),)
+                results[i] = Segmentation(
+                    images[i], maps[0], labels, model.palette, presence, *maps[1:]
+                )
     return results if many else results[0]
 
 
@@ -174,60 +177,6 @@ def views_of(size: tuple, rule, ratios: Sequence[float]) -> list[tuple[Axis, Axi
 
 
 # === Running the network ===
-
-
-class ScoreMap(NamedTuple):
-    """The coarse logits of one view, from which scores follow at any pixel.
-
-    `logits` `(rows · h, columns · w, classes)` are those of all windows, one next to the other.
-    `mirrored` tells whether they are the mirror image's."""
-
-    logits: np.ndarray
-    rows: Axis
-    columns: Axis
-    align_corners: bool
-    exponential: bool
-    mirrored: bool
-
-    def block(self, axis: int, pixels: slice):
-        """The `Block` that leads to `pixels` of an axis, 0 for rows and 1 for columns, without the
-        dimension of runs: the coarse samples that are needed, and the matrices."""
-        index = np.arange(pixels.start, pixels.stop)
-        line = self[1 + axis]
-        flipped = self.mirrored and axis == 1
-        if flipped:
-            index = line.size - 1 - index[::-1]
-        coarse = self.logits.shape[axis] // line.count
-        block = block_of(line, index[None], coarse, self.align_corners, self.exponential)
-        samples, inner, shares, outer = (x if x is None else x[0] for x in block)
-        if flipped:
-            inner = inner[::-1]
-        if self.exponential:
-            windows = shares.any(1)
-            inner = inner.reshape(*shares.shape, -1)[windows].reshape(-1, len(samples))
-            shares = shares[windows]
-        used = np.flatnonzero(inner.any(0))
-        samples, inner = samples[used], np.ascontiguousarray(inner[:, used])
-        if samples[-1] - samples[0] == len(samples) - 1:
-            samples = slice(samples[0], samples[-1] + 1)
-        return samples, inner, shares, outer
-
-    def scores(self, row_block, column_block):
-        """A tile's scores `(classes, height, width)`, from the blocks of its two axes."""
-        in_y, y, shares_y, outer_y = row_block
-        in_x, x, shares_x, outer_x = column_block
-        scores = _product(y, self.logits[in_y][:, in_x], x)
-        if not self.exponential:
-            return scores
-        # float32 overflows at 88, and the ratios' scores are still to be added up.
-        np.exp(np.minimum(scores, 80, out=scores), out=scores)
-        scores = scores.reshape(*scores.shape[:2], *shares_x.shape)
-        scores = (scores * shares_x).sum(2)
-        scores = scores.reshape(len(scores), *shares_y.shape, -1)
-        scores = (scores * shares_y[:, :, None]).sum(1)
-        if outer_y is not None:
-            scores = outer_y @ scores
-        return scores if outer_x is None else scores @ outer_x.T
 
 
 def run_views(model, images, views, protocol, flip, batch_size):
@@ -301,71 +250,3 @@ def _outputs(model, inputs, batch_size) -> Iterator:
                 "diverged, or they overflow in the dtype policy. Try dtype='float32'."
             )
         yield from zip(logits, [None] * len(batch) if presence is None else presence, strict=True)
-
-
-def _product(rows, values, columns):
-    # One small matrix product per class: a large one would start threads inside these threads.
-    values = np.ascontiguousarray(np.moveaxis(values, -1, 0))
-    return rows @ (values @ columns.T)
-
-
-# === Deciding ===
-
-
-def label_map_of(score_maps: list[ScoreMap], size: tuple, num_classes: int) -> np.ndarray:
-    """The best class of each pixel, `(height, width)`, `uint8` up to 255 classes, else `uint16`."""
-    label_map = np.empty(size, label_dtype(num_classes))
-    steps = [_tile_side(score_maps, axis, size[axis]) for axis in (0, 1)]
-    strips, spans = (
-        [slice(i, min(i + step, side)) for i in range(0, side, step)]
-        for step, side in zip(steps, size, strict=True)
-    )
-    columns = [[each.block(1, xs) for each in score_maps] for xs in spans]
-
-    def fill(ys):
-        rows = [each.block(0, ys) for each in score_maps]
-        for xs, blocks in zip(spans, columns, strict=True):
-            label_map[ys, xs] = _winners(score_maps, rows, blocks, label_map.dtype)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, strips))
-    return label_map
-
-
-def _tile_side(score_maps, axis, side):
-    # Where windows are kept apart, a pixel may need many of the resized image's: fewer pixels then.
-    lines = [each[1 + axis] for each in score_maps if each.exponential]
-    zoom = max((line.count * line.length / side for line in lines), default=1)
-    return max(4, int(TILE / max(zoom, 1)))
-
-
-def _winners(score_maps, rows, columns, dtype):
-    if len(score_maps) == 1 and not score_maps[0].exponential:
-        # A tile's scores lie between the extremes of the logits they come from, so a class whose
-        # maximum is below another's minimum cannot win. Under strong enlargement most classes drop out.
-        (in_y, y, *_), (in_x, x, *_) = rows[0], columns[0]
-        logits = score_maps[0].logits[in_y][:, in_x]
-        best, worst = logits.max((0, 1)), logits.min((0, 1))
-        classes = np.flatnonzero(best >= worst.max())
-        if len(classes) == 1:
-            return classes[0]
-        if len(classes) <= len(best) // 2:
-            return classes.astype(dtype)[_argmax(_product(y, logits[..., classes], x), dtype)]
-        return _argmax(_product(y, logits, x), dtype)
-    total = 0
-    for score_map, row_block, column_block in zip(score_maps, rows, columns, strict=True):
-        scores = score_map.scores(row_block, column_block)
-        if not score_map.exponential:
-            scores -= scores.max(0)
-            np.exp(scores, out=scores)
-            scores /= scores.sum(0)
-        total = total + scores
-    return _argmax(total, dtype)
-
-
-def _argmax(scores, dtype):
-    """The first maximum along axis 0; several times faster than `np.argmax` there."""
-    codes = (scores != scores.max(0)).astype(dtype)
-    np.negative(codes, out=codes)
-    codes |= np.arange(len(scores), dtype=dtype)[:, None, None]
-    return codes.min(0)

@@ -31,12 +31,12 @@ def decided(logits):
 @pytest.mark.parametrize("format", FORMATS)
 def test_free_sizes_agree_with_the_model(format, tmp_path):
     model = tiny(labels=LABELS)
-    path = model.export(tmp_path / "model", format, outputs=["labels", "presence", "logits"])
-    run = open_export(path)
+    outputs = ["labels", "presence", "logits", "confidence"]
+    run = open_export(model.export(tmp_path / "model", format, outputs=outputs))
     for size in SIZES:
         images = np.stack([image(seed, *size) for seed in range(2)])
         found, logits = run(images), model.predict(images, verbose=0)
-        assert set(found) == {"labels", "presence", "logits"}
+        assert set(found) == set(outputs)
         assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
         assert found["labels"].dtype == "uint8" and classes_in(found["labels"]) >= 4
         sure = decided(logits)
@@ -44,15 +44,21 @@ def test_free_sizes_agree_with_the_model(format, tmp_path):
         np.testing.assert_array_equal(found["labels"][sure], logits.argmax(-1)[sure])
         presence = [result.presence for result in model.segment(list(images))]
         np.testing.assert_allclose(found["presence"], presence, atol=1e-5)
+        # By hand, from the logits at the images' own size.
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        assert found["confidence"].dtype == "float32" and found["confidence"].shape == (2, *size)
+        np.testing.assert_allclose(found["confidence"], 1 / odds.sum(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("evaluation", [pytest.param(None, marks=pytest.mark.slow), WINDOWS])
 def test_litert_files_of_free_size_run_in_tensorflow_too(evaluation, tmp_path):
     model = tiny(evaluation=evaluation)
-    path = model.export(tmp_path / "model", "litert")
+    path = model.export(tmp_path / "model", "litert", outputs=("labels", "presence", "confidence"))
     result = verify(model, path, [image(seed, *size) for seed, size in enumerate(SIZES)], runs=1)
     assert [name.split()[0] for name in result.seconds] == ["ai_edge_litert", "tf.lite"]
-    assert result.labels > 0.9998 and result.differences["presence"] < 1e-5
+    assert result.labels > 0.9998
+    assert set(result.differences) == {"presence", "confidence"}
+    assert max(result.differences.values()) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -77,11 +83,16 @@ def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
     several_strips = row._replace(runtime=row.runtime._replace(strip=20_000))
     monkeypatch.setitem(FORMATS, format, several_strips)
     model = tiny(evaluation=WINDOWS, align_corners=True)
-    path = model.export(str(tmp_path / "model"), format, image_size=(97, 131), batch_size=1)
-    found, wanted = open_export(path)(image(0, 97, 131)[None]), model.segment(image(0, 97, 131))
-    assert set(found) == {"labels", "presence"}
+    outputs = "labels", "presence", "confidence"
+    path = model.export(
+        str(tmp_path / "model"), format, outputs=outputs, image_size=(97, 131), batch_size=1
+    )
+    wanted = model.segment(image(0, 97, 131), confidence=True)
+    found = open_export(path)(image(0, 97, 131)[None])
+    assert set(found) == set(outputs)
     assert np.mean(found["labels"][0] == wanted.label_map) > 0.9998
     np.testing.assert_allclose(found["presence"][0], wanted.presence, atol=1e-5)
+    np.testing.assert_allclose(found["confidence"][0], wanted.confidence, atol=1e-5)
     if format == "onnx":
         onnx = pytest.importorskip("onnx")
         onnx.checker.check_model(onnx.load(path))
@@ -106,11 +117,13 @@ def test_a_fixed_size_in_openvino(batch_size, tmp_path):
 @pytest.mark.parametrize("format", FORMATS)
 def test_encodings_protocol_and_logits(format, tmp_path):
     model = tiny(evaluation={"resize": 100, "window": 64, "stride": 42, "protocol": "pytorch-encoding"})
-    path = model.export(tmp_path / "model", format, outputs=["labels", "logits"])
+    path = model.export(tmp_path / "model", format, outputs=["labels", "logits", "confidence"])
     images = image(0, 97, 131)[None]
     found, logits = open_export(path)(images), model.predict(images, verbose=0)
     assert abs(found["logits"] - logits).max() < 1e-5 * abs(logits).max()
-    assert np.mean(found["labels"][0] == model.segment(images[0]).label_map) > 0.9998
+    wanted = model.segment(images[0], confidence=True)
+    assert np.mean(found["labels"][0] == wanted.label_map) > 0.9998
+    np.testing.assert_allclose(found["confidence"][0], wanted.confidence, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -1,12 +1,15 @@
 """The exported graph before conversion to a format: it gives the results of `segment`."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 from golden.weights import image
 from keras_encnet import EncNet
-from keras_encnet.inference.geometry import axes_of, evaluation_rule
+from keras_encnet.data.images import resize_image
+from keras_encnet.inference.geometry import Axis, axes_of, evaluation_rule
 from models import classes_in, tiny
 
 if keras.backend.backend() != "tensorflow":
@@ -15,7 +18,10 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_encnet.export import labels
-from keras_encnet.export.graph import ImageToLabels, Runtime, folded
+from keras_encnet.export.graph import ImageToLabels, Runtime, _resize_image, folded
+
+# Images as OpenCV resizes them.
+GOLDEN = np.load(Path(__file__).parents[1] / "inference" / "golden.npz")
 
 EVALUATIONS = {
     "whole": None,
@@ -47,17 +53,18 @@ def model(built):
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_labels_and_presence_are_those_of_segment(model, name, monkeypatch):
+def test_labels_presence_and_confidence_are_those_of_segment(model, name, monkeypatch):
     monkeypatch.setattr(labels, "TILE", 29)
     model.evaluation = EVALUATIONS[name]
     network, functions = folded(model), {}
-    for strip in (20_000, 1 << 22):  # several strips and a single one
-        graph = ImageToLabels(network, model, ["labels", "presence"], Runtime(strip=strip))
+    # Several strips and a single one.
+    for strip, outputs in ((20_000, ["labels", "presence", "confidence"]), (1 << 22, ["labels"])):
+        graph = ImageToLabels(network, model, outputs, Runtime(strip=strip))
         for known in ((None, None), SIZES[0]):
             functions[strip, known] = traced(graph, known).get_concrete_function()
     for size in SIZES:
         images = np.stack([image(seed, *size) for seed in range(2)])
-        wanted = model.segment(list(images))
+        wanted = model.segment(list(images), confidence=True)
         assert max(classes_in(each.label_map) for each in wanted) >= 4
         for (_, known), function in functions.items():
             if known not in ((None, None), size):
@@ -66,14 +73,50 @@ def test_labels_and_presence_are_those_of_segment(model, name, monkeypatch):
             for i, each in enumerate(wanted):
                 # Rounding decides between nearly equal classes.
                 assert np.mean(found["labels"][i] != each.label_map) < 2e-4
-                np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
+                if "presence" in found:
+                    np.testing.assert_allclose(found["presence"][i], each.presence, atol=1e-6)
+                    np.testing.assert_allclose(found["confidence"][i], each.confidence, atol=1e-5)
 
 
-def test_presence_alone(model):
+@pytest.mark.parametrize("output", ["presence", "confidence"])
+def test_an_output_alone(model, output):
     model.evaluation = EVALUATIONS["resized and windows"]
-    found = traced(ImageToLabels(folded(model), model, ["presence"]))(image(0, 97, 131)[None])
-    wanted = model.segment(image(0, 97, 131)).presence
-    np.testing.assert_allclose(found["presence"][0], wanted, atol=1e-6)
+    found = traced(ImageToLabels(folded(model), model, [output]))(image(0, 97, 131)[None])
+    wanted = model.segment(image(0, 97, 131), confidence=True)
+    assert list(found) == [output]
+    np.testing.assert_allclose(found[output][0], getattr(wanted, output), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def resize():
+    """`resize(images, height, width)` as exported, for sizes that are not known before."""
+
+    def resized(images, height, width):
+        rows, columns = (
+            Axis(size, view, 1, view, view, True)
+            for size, view in zip(tf.unstack(tf.shape(images)[1:3]), (height, width), strict=True)
+        )
+        return _resize_image(images, rows, columns, aligned=False)
+
+    images, side = tf.TensorSpec((None, None, None, 3), "uint8"), tf.TensorSpec((), "int32")
+    return tf.function(resized, input_signature=[images, side, side], autograph=False)
+
+
+def test_images_are_resized_as_by_opencv(resize):
+    views = [GOLDEN[name] for name in GOLDEN if name.startswith("view/")]
+    (pixels,) = (view for view in views if view.shape == (61, 97, 3))  # the image itself
+    assert len(views) > 5
+    for view in views:
+        np.testing.assert_array_equal(resize(pixels[None], *view.shape[:2])[0], view)
+
+
+def test_images_are_resized_as_in_numpy(resize):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(32, 400, (40, 4)).tolist()
+    sizes += [(4032, 32, 2048, 40), (32, 5999, 64, 2048), (48, 300, 48, 1025), (64, 64, 64, 64)]
+    for height, width, *new in sizes:
+        pixels = rng.integers(0, 256, (height, width, 3), "uint8")
+        np.testing.assert_array_equal(resize(pixels[None], *new)[0], resize_image(pixels, *new))
 
 
 def test_logits_do_not_depend_on_the_evaluation(model):

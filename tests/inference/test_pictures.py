@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from keras_encnet.data.conventions import default_palette
+from keras_encnet.data.fonts import can_write
 from keras_encnet.inference import comparison
 from keras_encnet.inference.pictures import overlay
 
@@ -42,6 +43,25 @@ def test_legend_fits_and_names_only_classes_in_the_picture(size):
     left = (picture.width - width) // 2
     part = np.asarray(picture)[:height, left : left + width]
     np.testing.assert_array_equal(part, np.array([GREEN, BLUE, RED], "uint8")[label_map])
+
+
+def test_legends_have_names_in_other_scripts():
+    image, label_map = np.zeros((40, 60, 3), "uint8"), np.zeros((40, 60), "uint8")
+    road, sky = (np.asarray(overlay(image, label_map, [name], [GREEN])) for name in ("道路", "天空"))
+    if not can_write("道路天空"):
+        pytest.skip("needs a font with Chinese characters")
+    # Without the characters both would be the same boxes or question marks.
+    assert road.shape == sky.shape and (road != sky).any()
+
+
+def test_colours_fade_where_the_class_is_uncertain():
+    image, label_map = np.full((300, 3, 3), 100, "uint8"), np.zeros((300, 3), "uint8")
+    confidence = np.tile(np.array([1, 0.5, 0], "float32"), (300, 1))
+    options = {"alpha": 0.5, "legend": False, "confidence": confidence}
+    picture = np.asarray(overlay(image, label_map, ["road"], [(200, 0, 0)], **options))
+    # A colour's weight is alpha × confidence: 0.5, 0.25 and 0.
+    expected = [[150, 50, 50], [125, 75, 75], [100, 100, 100]]
+    np.testing.assert_array_equal(picture, np.tile(np.array(expected, "uint8"), (300, 1, 1)))
 
 
 def test_comparison_has_columns_and_all_classes():

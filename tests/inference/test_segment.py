@@ -11,7 +11,7 @@ from fake_net import FakeNet, image
 from PIL import Image
 
 from keras_encnet import EncNet
-from keras_encnet.inference import Segmentation, segment, segmenting
+from keras_encnet.inference import Segmentation, deciding, segment, segmenting
 from keras_encnet.inference.geometry import Axis, block_of, evaluation_rule
 
 GOLDEN = np.load(Path(__file__).with_name("golden.npz"))
@@ -91,23 +91,13 @@ def test_blocks_agree_with_pytorchs_bilinear_resize(size, corners):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_and_labels_agree_with_the_reference_code_bases(name, monkeypatch):
-    if not name.startswith("encoding"):
-        # Images as OpenCV resized them: this tests their sizes and the later steps.
-        monkeypatch.setattr(segmenting, "resize_image", lambda _, h, w: GOLDEN[f"view/{h}x{w}"])
+def test_scores_and_labels_agree_with_the_reference_code_bases(name):
     model, arguments = case_of(name)
     expected = GOLDEN[f"{name}/scores"]
     scores = scores_of(model, image(), **arguments)[::6, ::6]
     assert np.abs(scores - expected).max() <= 2e-6 * np.abs(expected).max()
     labels = segment(model, image(), **arguments).label_map
     assert (labels != GOLDEN[f"{name}/labels"]).sum() <= 1
-
-
-@pytest.mark.parametrize("name", ["resized/False", "slide/True", "ratios_old/False"])
-def test_labels_agree_with_our_own_image_resizing(name):
-    model, arguments = case_of(name)
-    labels = segment(model, image(), **arguments).label_map
-    assert (labels != GOLDEN[f"{name}/labels"]).mean() < 0.01
 
 
 @pytest.mark.parametrize(
@@ -254,6 +244,90 @@ def test_without_evaluation_labels_are_the_argmax_of_predict():
     assert 0 <= result.presence.min() <= result.presence.max() <= 1
 
 
+# === Confidence ===
+
+
+def probabilities_of(name, arguments):
+    """Probabilities of every sixth pixel, in float64, from what the reference code bases computed."""
+    scores = GOLDEN[f"{name}/scores"].astype("float64")
+    if not name.startswith("encoding"):
+        if arguments:
+            return scores  # the mean softmax
+        scores = np.exp(scores)
+    return scores / scores.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_confidence_and_entropy_follow_from_the_scores_of_the_reference_code_bases(name):
+    model, arguments = case_of(name)
+    result = segment(model, image(), **arguments, confidence=True)
+    assert result.confidence.dtype == result.entropy.dtype == "float32"
+    assert result.confidence.shape == result.entropy.shape == (61, 97)
+    expected = probabilities_of(name, arguments)
+    np.testing.assert_allclose(result.confidence[::6, ::6], expected.max(-1), atol=1e-5)
+    entropy = -(expected * np.log(expected)).sum(-1)
+    np.testing.assert_allclose(result.entropy[::6, ::6], entropy, atol=2e-5)
+    plain = segment(case_of(name)[0], image(), **arguments)
+    np.testing.assert_array_equal(result.label_map, plain.label_map)
+
+
+@pytest.mark.parametrize(
+    "arguments, share",
+    [
+        ({}, 0.75),
+        ({"flip": True}, 0.75),
+        ({"ratios": (1, 2)}, 0.75),
+        ({"protocol": "pytorch-encoding"}, 0.75),
+        # exp(2 log 3) = 9, of 9 + 1
+        ({"protocol": "pytorch-encoding", "flip": True}, 0.9),
+    ],
+)
+def test_confidence_by_hand(arguments, share):
+    logits = np.zeros((5, 7, 2))
+    logits[..., 1] = math.log(3)
+    pixels = np.zeros((40, 56, 3), "uint8")
+    result = segment(Constant(logits), pixels, **arguments, confidence=True)
+    assert (result.label_map == 1).all()
+    np.testing.assert_allclose(result.confidence, share, atol=1e-6)
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    np.testing.assert_allclose(result.entropy, entropy, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["mmsegmentation", "pytorch-encoding"])
+@pytest.mark.filterwarnings("error")
+def test_certain_undecided_and_extreme_logits(protocol):
+    pixels = np.zeros((32, 32, 3), "uint8")
+    for logits, confidence, entropy in (
+        ([-50, 50, -50, -50], 1, 0),
+        ([3, 3, 3, 3], 0.25, math.log(4)),
+        ([-1000, -1000, 2, -1000], 1, 0),
+    ):
+        for flip in (False, True):
+            model = Constant(np.tile(logits, (4, 4, 1)))
+            result = segment(model, pixels, protocol=protocol, flip=flip, confidence=True)
+            np.testing.assert_allclose(result.confidence, confidence, atol=1e-6)
+            np.testing.assert_allclose(result.entropy, entropy, atol=1e-6)
+    # Their exponentials are 0 in float32.
+    result = segment(Constant(np.full((4, 4, 3), -200)), pixels, protocol=protocol, confidence=True)
+    assert np.isfinite(result.confidence).all() and np.isfinite(result.entropy).all()
+
+
+def test_images_of_a_list_have_their_own_confidence():
+    images = [image(), image(70, 50), image()[:, ::-1]]
+    together = segment(FakeNet(), images, batch_size=2, confidence=True)
+    for one, result in zip(images, together, strict=True):
+        alone = segment(FakeNet(), one, confidence=True)
+        np.testing.assert_array_equal(result.confidence, alone.confidence)
+        np.testing.assert_array_equal(result.entropy, alone.entropy)
+
+
+def test_without_confidence_nothing_of_it_is_computed(monkeypatch):
+    monkeypatch.setattr(deciding, "_certainty", None)
+    for arguments in ({}, {"flip": True}, {"protocol": "pytorch-encoding"}):
+        result = segment(FakeNet(), image(), **arguments)
+        assert result.confidence is None and result.entropy is None
+
+
 # === Images in, results out ===
 
 
@@ -393,6 +467,7 @@ def test_labels_and_palette_are_the_models_or_default():
         ({"batch_size": 1.0}, "batch_size.*1.0"),
         ({"flip": "no"}, "`flip` must be True or False.*'no'"),
         ({"flip": 1}, "`flip` must be True or False"),
+        ({"confidence": 0.5}, "`confidence` must be True or False.*0.5"),
         ({"ratios": "1.0"}, "ratios.*'1.0'"),
         ({"ratios": ("0.5",)}, "ratios"),
         ({"ratios": True}, "ratios.*True"),
@@ -478,13 +553,24 @@ def peak_of_segment(size, **arguments):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("confidence", [False, True])
 @pytest.mark.parametrize("arguments", [{}, {"flip": True}, {"protocol": "pytorch-encoding"}])
-def test_full_size_logits_are_never_made(arguments):
+def test_full_size_logits_are_never_made(arguments, confidence):
     # They would take 600 × 800 × 150 × 4 bytes = 288 MB; the coarse ones take 4.5 MB a view.
-    assert peak_of_segment((600, 800), **arguments) < 72e6
+    assert peak_of_segment((600, 800), **arguments, confidence=confidence) < 72e6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [{}, {"window": 769, "stride": 513}, {"resize": (2048, 512)}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"window": 769, "stride": 513},
+        {"resize": (2048, 512)},
+        {"confidence": True},
+        {"resize": (2048, 512), "confidence": True},
+        {"window": 769, "stride": 513, "confidence": True},
+    ],
+)
 def test_a_12_megapixel_photograph_with_150_classes_takes_less_than_1_gb(arguments):
     assert peak_of_segment((3000, 4000), **arguments) < 1e9

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_encnet.data.annotations.rle import from_kaggle_rle
 from keras_encnet.inference import Segmentation
 
 LABELS = ["sky", "road", "car", "tree"]
@@ -107,6 +108,59 @@ def test_present_classes_are_named_most_likely_first():
     assert twice.present() == {"tree": 1.0, "sky": 0.875, "road": 0.5}
 
 
+def confident(labels=("sky", "road", "car"), **maps):
+    """Four pixels of road, two of sky."""
+    label_map = np.array([[0, 1, 1], [1, 1, 0]], "uint8")
+    maps = {"confidence": [[0.5, 1, 0.75], [0.25, 0.5, 1]]} | maps
+    image = np.full((2, 3, 3), 100, "uint8")
+    return Segmentation(image, label_map, labels, [[0, 0, 0], [200, 0, 0], [9, 9, 9]], **maps)
+
+
+def test_confidences_are_means_of_each_class_surest_first():
+    # By hand: sky (0.5 + 1) / 2, road (1 + 0.75 + 0.25 + 0.5) / 4.
+    result = confident()
+    assert list(result.confidences().items()) == [("sky", 0.75), ("road", 0.625)]
+    assert all(type(mean) is float for mean in result.confidences().values())
+    assert result.confidence.dtype == "float32" and result.entropy is None
+    # Of classes with one name, the mean over the pixels of both.
+    assert confident(["sky", "sky", "car"]).confidences() == {"sky": pytest.approx(4 / 6)}
+    for wanted in (Segmentation.confidences, lambda result: result.overlay(confidence=True)):
+        with pytest.raises(ValueError, match="confidence=None.*`confidence=True` to `segment`"):
+            wanted(example())
+
+
+def test_the_mean_confidence_of_a_large_area_is_exact():
+    size = 3000, 4000
+    sure = np.full(size, 0.1, "float32")
+    result = Segmentation(
+        np.zeros((*size, 3), "uint8"), np.zeros(size, "uint8"), ["sky"], confidence=sure
+    )
+    # Sums in float32 would be off from the fourth digit on.
+    assert result.confidences()["sky"] == pytest.approx(0.1, abs=1e-8)
+
+
+def test_colours_fade_where_the_class_is_uncertain():
+    picture = np.asarray(confident().overlay(alpha=0.5, legend=False, confidence=True))
+    # By hand: a colour's weight is 0.5 times the confidence, that of the image, 100, the rest.
+    assert picture[0].tolist() == [[75, 75, 75], [150, 50, 50], [138, 62, 62]]
+    assert confident().overlay(confidence=True).height > 2  # with the legend
+    plain = np.asarray(confident().overlay(alpha=0.5, legend=False))
+    assert plain[0].tolist() == [[50, 50, 50], [150, 50, 50], [150, 50, 50]]
+
+
+def test_run_length_codes_count_from_1_down_the_columns():
+    # By hand: the columns are sky road, road road, road sky.
+    assert confident().to_rle() == {"sky": "1 1 6 1", "road": "2 4"}
+    assert confident(["sky", "road", "sky"]).to_rle() == {"sky": "1 1 6 1", "road": "2 4"}
+    assert confident(["sky", "sky", "car"]).to_rle() == {"sky": "1 6"}
+    result = example()
+    codes = result.to_rle()
+    assert list(codes) == ["sky", "road", "tree"]
+    for i, label in enumerate(LABELS):
+        mask = from_kaggle_rle(codes.get(label, ""), *result.label_map.shape)
+        np.testing.assert_array_equal(mask, result.label_map == i)
+
+
 def test_present_needs_presence_and_a_probability():
     result = example()
     for threshold in (-0.1, 50, float("nan")):
@@ -160,6 +214,8 @@ def test_mismatched_parts_are_named():
         ({"label_map": np.full((40, 50), -1)}, "integers from 0 to 3.*from -1"),
         ({"presence": [0.5, 0.5]}, r"`presence` must have shape \(4,\).*\(2,\)"),
         ({"palette": np.array(PALETTE) / 255}, r"\[0, 255\].*scaled to \[0, 1\]"),
+        ({"confidence": np.zeros((50, 40))}, r"`confidence` must have.*\(40, 50\).*\(50, 40\)"),
+        ({"entropy": 0.5}, r"`entropy` must have.*\(40, 50\).*\(\)"),
     ],
 )
 def test_invalid_parts_are_named(arguments, words):

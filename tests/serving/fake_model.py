@@ -19,6 +19,7 @@ def write(
     *,
     metadata=None,
     presence=True,
+    confidence=False,
     size=("batch", "height", "width"),
     labels="labels",
     work=True,
@@ -73,11 +74,14 @@ def write(
         node("Cast", ["indices"], [labels], to=TensorProto.UINT8),
         node("Div", ["channels", "full"], ["shares"]),
         node("ReduceMean", ["shares"], ["presence"], axes=[1, 2], keepdims=0),
+        node("ReduceMax", ["shares"], ["confidence"], axes=[3], keepdims=0),
     ]
     batch = size[0]
     outputs = [helper.make_tensor_value_info(labels, TensorProto.UINT8, list(size))]
     if presence:
         outputs.append(helper.make_tensor_value_info("presence", TensorProto.FLOAT, [batch, 3]))
+    if confidence:
+        outputs.append(helper.make_tensor_value_info("confidence", TensorProto.FLOAT, list(size)))
     graph = helper.make_graph(
         nodes,
         "fake",

@@ -269,8 +269,8 @@ class Stuck:
 
     def __call__(self, images, seconds=None):
         self.go.wait(20)
-        found = [fake_model.answer(image) for image in images]
-        return np.stack([labels for labels, _ in found]), np.stack([each for _, each in found])
+        names = ("labels", "presence", "confidence")
+        return [dict(zip(names, (*fake_model.answer(image), None), strict=True)) for image in images]
 
 
 def make_queue(model, **options):

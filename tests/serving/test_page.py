@@ -1,11 +1,12 @@
 """The page, in a headless browser."""
 
+import contextlib
 import shutil
 
 import fake_model
 import numpy as np
 import pytest
-from live import written
+from live import running, written
 
 pytestmark = pytest.mark.usefixtures("packages")
 CHROMIUM = next(
@@ -26,6 +27,13 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
+    with opened(browser, server) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser, server):
+    """A page of a server, with checks at its end."""
     page = browser.new_page()
     page.asked, page.complaints = [], []
     page.on("request", lambda request: page.asked.append(request.url))
@@ -81,6 +89,23 @@ def test_a_chosen_photo_gets_its_overlay_and_legend(page, halves):
     expected = (np.array([0, 0, 255]) + fake_model.PALETTE[2]) / 2
     np.testing.assert_allclose(pixel(page, 5, 5), expected, atol=2)
     assert "blue 75 %" in page.get_by_role("img").get_attribute("aria-label")
+
+
+def test_the_legend_has_the_confidence_if_the_model_gives_it(browser, page, halves, tmp_path):
+    headings = page.locator("thead th:visible")
+    halves = halves // 5 * 4  # the strongest channel, 255, becomes 204
+    page.get_by_label("Choose a photo").set_input_files(as_file(halves, "PNG", "halves.png"))
+    page.get_by_role("row", name="blue").wait_for()
+    assert headings.all_inner_texts() == ["class", "area", "presence"]
+    fake_model.write(tmp_path / "confident.onnx", confidence=True)
+    with running(tmp_path / "confident.onnx") as server:
+        with opened(browser, server) as page:
+            page.get_by_label("Choose a photo").set_input_files(as_file(halves, "PNG", "halves.png"))
+            page.get_by_role("row", name="blue").wait_for()
+            headings = page.locator("thead th:visible")
+            assert headings.all_inner_texts() == ["class", "area", "confidence", "presence"]
+            row = page.locator("tbody tr").first.inner_text()
+            assert row.split() == ["blue", "75", "%", "80", "%", "60", "%"]
 
 
 def test_a_dropped_photo_gets_its_legend(page, halves):

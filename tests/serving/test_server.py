@@ -56,6 +56,24 @@ def test_json_has_areas_largest_first_and_presence(server):
     assert answer["labels"][0]["presence"] == answer["presence"]["blue"]
 
 
+def test_json_has_the_mean_confidence_of_each_class_if_the_model_gives_it(server, tmp_path):
+    image = np.zeros((40, 50, 3), "uint8")
+    image[:30, :, 2] = 204
+    image[:10, :, 2] = 51
+    image[30:, :, 1] = 102
+    path = tmp_path / "confident.onnx"
+    fake_model.write(path, confidence=True)
+    with running(path) as confident:
+        _, answer = confident.segment(png(image))
+    found = {entry["label"]: entry["confidence"] for entry in answer["labels"]}
+    # 51, 102 and 204 of 255; two thirds of the blue pixels have 0.8 and the others 0.2.
+    assert found == pytest.approx({"blue": 0.6, "green": 0.4}, abs=1e-5)
+    _, answer = server.segment(png(image))
+    assert [set(entry) for entry in answer["labels"]] == [
+        {"label", "index", "area", "presence", "color"}
+    ] * 2
+
+
 def test_json_can_include_the_label_map(server):
     image = photo()
     _, answer = server.segment(png(image), query="?label_map=1")
