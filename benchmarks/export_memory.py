@@ -34,12 +34,13 @@ EVALUATIONS = {
 
 def main():
     if sys.argv[1:2] == ["--serve"]:
-        return serve(lambda: ({}, Exported(segmenter(sys.argv[2])).answer))
+        return serve(lambda: ({}, Exported(segmenter(sys.argv[2], "confidence" in sys.argv)).answer))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=size, default=(3000, 4000), metavar="HEIGHTxWIDTH")
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--evaluations", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS))
+    parser.add_argument("--outputs", nargs="+", default=["labels", "presence"])
     options = parser.parse_args()
     print(this_processor())
     print(f"{options.size[0]}×{options.size[1]}, {options.classes} classes")
@@ -47,9 +48,9 @@ def main():
         model = tiny(options.classes, EVALUATIONS[name])
         with tempfile.TemporaryDirectory(prefix="keras-encnet-") as scratch:
             model.save_to_preset(f"{scratch}/model")
-            sides = [("segment", [Path(__file__), "--serve", f"{scratch}/model"])]
+            sides = [("segment", [Path(__file__), "--serve", f"{scratch}/model", *options.outputs])]
             for format in options.formats:
-                path = model.export(Path(scratch, format), format)
+                path = model.export(Path(scratch, format), format, outputs=options.outputs)
                 sides.append((format, [HERE / "export_side.py", path]))
             for side in sides:
                 ask(name, *side, options.size)
@@ -62,11 +63,11 @@ def tiny(classes, evaluation):
     return EncNet(backbone, classes, head_channels=8, num_codes=4, evaluation=evaluation)
 
 
-def segmenter(directory):
+def segmenter(directory, confidence):
     model = EncNet.from_preset(directory)
 
     def run(images):
-        (result,) = model.segment(list(images))
+        (result,) = model.segment(list(images), confidence=confidence)
         return {"labels": result.label_map[None], "presence": result.presence[None]}
 
     return run

@@ -128,7 +128,15 @@ def test_rooms_import_only_what_they_may():
     assert rooms("training") <= {"data", "files", "inference", "version"}
     assert rooms("inference") <= {"data", "files", "layers", "version"}
     assert rooms("convert") <= {"data", "inference", "layers", "models"}
-    assert rooms("presets") <= {"convert", "data", "files", "inference", "layers", "version"}
+    assert rooms("presets") <= {
+        "convert",
+        "data",
+        "files",
+        "inference",
+        "layers",
+        "processes",
+        "version",
+    }
 
 
 def test_no_module_is_hidden_by_a_function_of_its_name():

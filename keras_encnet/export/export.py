@@ -23,10 +23,10 @@ from keras_encnet.export.arguments import (
 )
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.export.graph import ImageToLabels, folded
-from keras_encnet.export.processes import last_lines, run_python
 from keras_encnet.export.quantize import quantized
 from keras_encnet.files import replacing, replacing_directory
 from keras_encnet.presets.directory import save_preset
+from keras_encnet.processes import last_lines, run_python
 
 
 def export_model(

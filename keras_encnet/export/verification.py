@@ -17,7 +17,7 @@ from keras_encnet.data.images import read_image, resize_image
 from keras_encnet.demo.drawing import scenes
 from keras_encnet.export import runtimes
 from keras_encnet.export.arguments import are_integers, check_shape
-from keras_encnet.export.processes import last_lines, run_python
+from keras_encnet.processes import last_lines, run_python
 
 SIZES = ((512, 512), (97, 131))
 

@@ -8,8 +8,8 @@ the file itself, and the network that the config describes must not be larger th
 import inspect
 import json
 import math
-import os
 import pathlib
+import subprocess
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,11 +19,13 @@ import keras
 from keras_encnet.data.conventions import is_integer
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.layers.policies import without_memory
+from keras_encnet.processes import last_lines, run_python
 
 ENCNET = "keras_encnet>EncNet"
 MAX_BYTES = 8 * 2**20  # of config.json; that of a large backbone of one's own has one MB
 MAX_DEPTH = 60  # of lists and dicts in it
 MAX_TEXT = 1000  # characters of a name
+SECONDS = 60  # for reading what a weights file holds; gigabytes take one
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # Keras's modules that hold the parts of networks.
@@ -128,46 +130,22 @@ def check_weights(path: pathlib.Path) -> int:
             names the file.
         OSError: if it cannot be read.
     """
-    import h5py
-
     with open(path, "rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
             raise ValueError(damaged(path, "it is not an HDF5 file"))
-        size = os.fstat(file.fileno()).st_size
-    kinds, sizes = {}, []
+    # HDF5 takes gigabytes for some damaged files, and time without end, so that a process of its own
+    # reads the file first. `-P`: its directory has modules with the names of libraries.
+    script = pathlib.Path(__file__).with_name("weights_file.py")
     try:
-        with h5py.File(path, "r") as file:
-            # Unlike `file.visititems`, this follows no link.
-            file.id.links.visit(lambda name, link: kinds.update({name: link.type}), info=True)
-            for name, kind in kinds.items():
-                if kind != h5py.h5l.TYPE_HARD:
-                    raise ValueError(f"{name.decode()!r} is a link to another place")
-            for name in kinds:
-                item = file[name]
-                if not isinstance(item, h5py.Group):
-                    sizes.append(_array_size(name.decode(), item))
-    # h5py's errors for damaged files share no base.
-    except Exception as error:
-        raise ValueError(damaged(path, _short(str(error)))) from error
-    stored = sum(count for count, _ in sizes)
-    if stored > size:
-        raise ValueError(damaged(path, f"its arrays have {stored} bytes and the file {size}"))
-    return sum(elements for _, elements in sizes)
-
-
-def _array_size(name, item):
-    """The numbers of bytes and of elements of an item of a weights file, which must be an array."""
-    import h5py
-
-    if not isinstance(item, h5py.Dataset) or item.dtype.hasobject:
-        raise ValueError(f"{name!r} is not an array of numbers")
-    if item.external or item.is_virtual:
-        raise ValueError(f"{name!r} is stored in another file")
-    if item.size and item.id.get_storage_size() < item.nbytes:
-        raise ValueError(f"{name!r} is compressed or has no data; Keras writes neither")
-    # int4 kernels are packed, two in a byte.
-    packed = 2 if item.dtype.itemsize == 1 else 1
-    return item.nbytes, (item.size or 0) * packed
+        process = run_python(["-P", str(script)], {"path": str(path)}, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ValueError(damaged(path, f"reading it takes longer than {SECONDS} s")) from None
+    if process.returncode:
+        raise ValueError(damaged(path, f"HDF5 cannot read it: {_short(last_lines(process))}"))
+    found = json.loads(process.stdout)
+    if "error" in found:
+        raise ValueError(damaged(path, _short(found["error"])))
+    return found["elements"]
 
 
 def check_size(cls: type[keras.Model], config: dict, elements: int, directory: pathlib.Path) -> None:

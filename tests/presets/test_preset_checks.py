@@ -16,6 +16,7 @@ from keras.src.saving import serialization_lib
 
 from golden.weights import image
 from keras_encnet import EncNet
+from keras_encnet.presets import checks
 from keras_encnet.presets.checks import check_config, check_size, check_weights, read_config
 
 ONE = image(0, 40, 56)[None]
@@ -505,6 +506,39 @@ def test_other_files_in_place_of_the_weights(content, change):
     directory = change()
     (directory / "model.weights.h5").write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged"):
+        EncNet.from_preset(directory)
+
+
+def test_weights_for_which_hdf5_takes_all_memory_are_refused(change):
+    """A wrong address of the names of a group; found by the fuzzer, where HDF5 took 18 GB."""
+    path = change() / "model.weights.h5"
+    content = bytearray(path.read_bytes())
+    second_heap = content.index(b"HEAP", content.index(b"HEAP") + 1)
+    content[second_heap + 25] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged"):
+        check_weights(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_weights_are_read_by_a_process_with_little_memory():
+    limit = "import weights_file; weights_file._limit_memory(); bytearray({})"
+    for megabytes, message in ((100, ""), (300, "MemoryError")):
+        process = subprocess.run(
+            [sys.executable, "-c", limit.format(megabytes * 2**20)],
+            cwd=pathlib.Path(checks.__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+        assert message in process.stderr and bool(process.returncode) == bool(message)
+
+
+def test_weights_that_take_too_long_are_refused(change, monkeypatch):
+    directory = change()
+    monkeypatch.setattr(checks, "SECONDS", 0.001)
+    with pytest.raises(
+        ValueError, match=r"weights\.h5 is damaged \(reading it takes longer than 0.001"
+    ):
         EncNet.from_preset(directory)
 
 

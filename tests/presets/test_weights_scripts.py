@@ -98,9 +98,13 @@ def test_manifest_holds_only_presets_that_agree_with_the_original(
     heads = model.heads_network().predict_on_batch(pixels[None].astype("float32"))
     theirs = {f"40x56/{key}": np.array(value[0]) for key, value in heads.items()}
 
-    def original(command, check):
+    run_program = subprocess.run
+
+    def original(command, **options):
+        if command[0] != "its-python":
+            return run_program(command, **options)
         python, script, run, record, checkpoint, outputs, size = map(str, command)
-        assert (python, run, checkpoint, size) == ("its-python", "run", str(path), "40x56") and check
+        assert (run, checkpoint, size) == ("run", str(path), "40x56") and options == {"check": True}
         assert pathlib.Path(script) == SCRIPTS / "originals.py"
         asked = json.loads(pathlib.Path(record).read_text())
         assert asked["config"] == "encnet_r50-d8_4xb4-160k_ade20k-512x512"

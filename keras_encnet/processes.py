@@ -7,24 +7,35 @@ import subprocess
 import sys
 
 
-def run_python(arguments: list[str], job: dict, **environment: str) -> subprocess.CompletedProcess:
+def run_python(
+    arguments: list[str], job: dict, *, timeout: float | None = None, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs `python arguments…` with `job` as JSON on its standard input, without a GPU.
 
     Args:
         arguments: such as `["-m", "keras_encnet.export.child"]`.
         job: what it is to do.
+        timeout: seconds that it may take.
         environment: environment variables to change.
 
     Returns:
         The completed process, with its output as text.
+
+    Raises:
+        subprocess.TimeoutExpired: if it takes longer; it is killed.
     """
-    root = str(pathlib.Path(__file__).resolve().parents[2])
+    root = str(pathlib.Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     # This process may be using the GPU.
     environment = {**os.environ, **environment, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, input=json.dumps(job), env=environment, capture_output=True, text=True
+        command,
+        input=json.dumps(job),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
