@@ -19,6 +19,7 @@ def canonical(name):
     return name.lower().replace("_", "-").replace(".", "-")
 
 
+@pytest.mark.slow
 def test_pip_install_changes_no_version(tmp_path):
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", report, ROOT]

@@ -232,6 +232,7 @@ def test_a_tensorflow_without_tf_lite_is_not_a_runtime_of_litert_files(monkeypat
     assert runtimes.version_of("tensorflow").startswith("TensorFlow ")
 
 
+@pytest.mark.slow
 def test_verify_reports_differences(tmp_path, monkeypatch):
     monkeypatch.delitem(RUNTIMES, "tf.lite")
     model = tiny()

@@ -77,6 +77,7 @@ def test_a_verification_names_runtime_and_version(format, name, package, tmp_pat
     assert result.labels > 0.9998
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fixed_size_and_windows(format, tmp_path, monkeypatch):
     row = FORMATS[format]
@@ -170,6 +171,7 @@ def test_onnx_metadata(tmp_path):
     assert {output.name for output in model.graph.output} == {"labels", "presence"}
 
 
+@pytest.mark.slow
 def test_openvino_metadata(tmp_path):
     import openvino
 

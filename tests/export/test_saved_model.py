@@ -87,6 +87,7 @@ def test_images_of_an_invalid_shape_are_refused(served, shape):
         run(images=tf.zeros(shape, "uint8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_sizes_other_than_the_fixed_one_are_refused(batch_size, tmp_path):
     path = tiny().export(tmp_path / "model", image_size=(64, 96), batch_size=batch_size)

@@ -39,6 +39,7 @@ def released(scripts, tmp_path, monkeypatch):
     return release
 
 
+@pytest.mark.slow
 def test_convert_then_publish(scripts, released, hub, client, tmp_path, monkeypatch, capsys):
     convert, publish = scripts
     path, out = released(), tmp_path / "out"
