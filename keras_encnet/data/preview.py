@@ -164,7 +164,7 @@ def _coloured(picture, kinds, palette):
 
 
 def _swatch(kind):
-    """An example of what is no class, on grey, for the legend."""
+    """The legend's example of pixels without a class, on grey."""
     grey = Image.new("RGB", (32, 32), LINE)
     return _coloured(grey, np.full((32, 32), kind), class_palette(1))
 

@@ -74,7 +74,7 @@ OFF = dict(brightness=None, contrast=None, saturation=None, hue=None)
 @pytest.mark.parametrize(
     "change, smallest, largest",
     [
-        # Of the second channel of (200, 100, 100), by hand.
+        # The second channel of (200, 100, 100), by hand.
         (dict(brightness=20), 80, 120),
         (dict(contrast=(0.9, 1.1)), 90, 110),
         (dict(saturation=(0.5, 1.5)), 50, 150),
