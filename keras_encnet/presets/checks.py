@@ -139,7 +139,8 @@ def check_weights(path: pathlib.Path) -> int:
     try:
         process = run_python(["-P", str(script)], {"path": str(path)}, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        raise ValueError(damaged(path, f"reading it takes longer than {SECONDS} s")) from None
+        reason = f"or on a slow disk: reading it takes longer than {SECONDS} s"
+        raise ValueError(damaged(path, reason)) from None
     if process.returncode:
         raise ValueError(damaged(path, f"HDF5 cannot read it: {_short(last_lines(process))}"))
     found = json.loads(process.stdout)
