@@ -157,7 +157,7 @@ def batches(
             )
         return image, mask
 
-    return Batches(pairs, prepare, batch_size, size, augment, seed, repeat, ignore_index)
+    return Batches(pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index)
 
 
 class Batches(keras.utils.PyDataset):
@@ -173,6 +173,7 @@ class Batches(keras.utils.PyDataset):
 
     Attributes:
         pairs: the pairs that the batches are made of.
+        transform: the function of one's own, or `None`.
         seed: seed of the random choices.
         steps_per_epoch: number of batches in a complete epoch.
         step: global step of batch `[0]`.
@@ -183,10 +184,12 @@ class Batches(keras.utils.PyDataset):
     # epoch and return them in the next one. With one worker Keras only calls `__getitem__`. The
     # threads of this class prepare batches by global step, which cannot be confused.
 
-    def __init__(self, pairs, prepare, batch_size, size, augment, seed, repeat, ignore_index):
+    def __init__(
+        self, pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index
+    ):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
-        self.augment, self.seed, self.repeat = augment, seed, repeat
+        self.augment, self.transform, self.seed, self.repeat = augment, transform, seed, repeat
         self.ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
         self._ignore_index_is_given = ignore_index is not None
         self._prepare_with = prepare

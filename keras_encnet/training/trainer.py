@@ -477,8 +477,13 @@ def _are_pairs(x):
 
 
 def _is_foreign(x):
-    """Whether `x` is a dataset, or tensors, whose values are not checked beforehand."""
-    return not isinstance(_images_of(x), (np.ndarray, Batches))
+    """Whether `x` is a dataset, or tensors, whose values are not checked beforehand.
+
+    A function of the user's own may give the masks of batches other values."""
+    images = _images_of(x)
+    if isinstance(images, Batches):
+        return images.transform is not None
+    return not isinstance(images, np.ndarray)
 
 
 def _start_again_at(batches, step):

@@ -358,6 +358,17 @@ def test_invalid_mask_values_of_a_foreign_dataset_are_ignored_with_one_warning(u
     assert logs == expected
 
 
+def test_masks_that_a_transform_of_one_s_own_spoils_are_told(undecayed):
+    spoiled = batches(
+        list(zip(IMAGES, MASKS, strict=True)),
+        size=(32, 48),
+        batch_size=2,
+        transform=lambda rng, image, mask: (image, np.where(mask == 1, 77, mask).astype("uint8")),
+    )
+    with pytest.warns(UserWarning, match=r"77 \(\d+ pixels\) in the training data"):
+        undecayed.fit(spoiled, verbose=0)
+
+
 def test_fit_from_a_plain_generator_of_tensors(trained):
     def pairs():
         for i in (0, 2):
