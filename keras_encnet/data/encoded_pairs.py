@@ -55,6 +55,7 @@ class EncodedPairs(Pairs):
         super().__init__(records, labels=labels, palette=palette)
         self._image, self._mask, self._what, self._name = image, mask, what, name
         self._map_labels = LabelMapping(label_map)
+        self._names = {}  # a record is read completely for its name
 
     def read(self, i):
         record = self._items[i]
@@ -75,8 +76,10 @@ class EncodedPairs(Pairs):
     def name(self, i):
         if self._name is None:
             return super().name(i)
-        name = self._items[i][self._name]
-        return result_name(name.decode() if isinstance(name, bytes) else name)
+        if i not in self._names:
+            name = self._items[i][self._name]
+            self._names[i] = result_name(name.decode() if isinstance(name, bytes) else name)
+        return self._names[i]
 
     def where(self, i):
         return f"{self._what} {i}"

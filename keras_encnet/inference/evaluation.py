@@ -6,13 +6,10 @@ The network itself runs in one further thread, which these take turns to use.
 
 import contextlib
 import functools
-import inspect
 import itertools
-import json
 import os
 import pathlib
 import sys
-import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +19,13 @@ import numpy as np
 
 from keras_encnet.data.conventions import check_integer, class_names
 from keras_encnet.data.pairs import Pairs
-from keras_encnet.inference.geometry import PROTOCOLS
 from keras_encnet.inference.predictions import Predictions
-from keras_encnet.inference.records import open_journal, record_of
-from keras_encnet.inference.reports import write_report
+from keras_encnet.inference.records import checksum, open_journal, record_of, settings_of
+from keras_encnet.inference.reports import conditions, write_report
 from keras_encnet.inference.scoring import Scores, check_counted, confusion_matrix
 from keras_encnet.inference.segmenting import segment
 from keras_encnet.version import __version__
 
-COMPARED = 50  # pairs whose masks and sizes are compared: reading all of a large set takes minutes
 MOST_WORKERS = 8  # by default; each holds an image and its logits
 
 
@@ -50,12 +45,13 @@ def evaluate(
 
     With `report` or `save_predictions`, the result of each image is kept in that directory. If the
     process is stopped, the same call resumes with the images that are missing, and gives the same
-    numbers.
+    numbers. Images and masks that have changed since are done again.
 
     Args:
         model: an `EncNet`. Mask values that are its `ignore_index` are ignored.
         pairs: `keras_encnet.data.Pairs`, or another iterable of (image, mask). Masks are integers
-            `(height, width)`, of the size of their image.
+            `(height, width)`, of the size of their image. If both have class names, these must be the
+            model's.
         report: directory for `index.html`, which shows the figures and the best, median and worst
             images, `scores.json` and `per_image.csv`.
         save_predictions: directory for the label maps.
@@ -66,7 +62,8 @@ def evaluate(
             processor cores, up to 8. The network sees one `batch_size` at a time in any case.
         verbose: 1 shows a progress bar with the mean IoU so far, 0 does not, and `"auto"` does in a
             terminal or notebook.
-        **how: options of `segment`; by default the image is seen as `model.evaluation` says.
+        **how: options of `segment`, without `confidence`; by default the image is seen as
+            `model.evaluation` says.
 
     Returns:
         The `Scores`; or `None` if the pairs have no masks, and `save_predictions` is given.
@@ -74,8 +71,8 @@ def evaluate(
     Raises:
         ValueError: if a mask does not fit its image or the classes; the pair is named. If all pixels
             are ignored, there are no pairs, or they have no masks and nothing is to be saved. If an
-            image or an argument is invalid. If a directory holds an evaluation of another model, data
-            or options.
+            image or an argument is invalid, or the classes of the pairs are not the model's. If a
+            directory holds an evaluation of another model, other images or options.
         OSError: if a file cannot be read or written, or another evaluation uses a directory.
 
     >>> from keras_encnet import EncNet
@@ -88,8 +85,15 @@ def evaluate(
     >>> scores.num_images, int(scores.confusion.sum()), scores.iou.shape
     (2, 6720, (3,))
     """
-    verbose = _check_arguments(limit, workers, verbose)
-    segment(model, [], **how)  # checks the options
+    check_evaluation(model, pairs, limit=limit, workers=workers, verbose=verbose, **how)
+    if not save_predictions and prediction_format != "png":
+        raise ValueError(
+            "`prediction_format` needs `save_predictions`, the directory of the label maps. Received: "
+            f"prediction_format={prediction_format!r} and no directory"
+        )
+    if verbose == "auto":
+        # In notebooks as well, as Keras's own bar.
+        verbose = int(sys.stdout.isatty() or "ipykernel" in sys.modules)
     if isinstance(pairs, Sequence) and not isinstance(pairs, Pairs):
         pairs = Pairs(pairs)
     _check_pairs(pairs, report, save_predictions)
@@ -128,7 +132,7 @@ def evaluate(
                 records,
                 picture_of=evaluation.picture,
                 title=f"Evaluation of {model.name}",
-                how=_in_words(model, pairs, how),
+                how=conditions(model, pairs, how, limit),
                 palette=model.palette,
             )
     return scores
@@ -148,14 +152,15 @@ class _Evaluation:
         if all(kept):
             return kept
         read = [read() for _, read in chunk]
+        stamps = [self._stamp(i, *pair) for (i, _), pair in zip(chunk, read, strict=True)]
         where = self._where(chunk[0][0])
         if len(chunk) > 1:
             where = f"one of the {len(chunk)} images from {where} to {self._where(chunk[-1][0])}"
         with _named(where):
             results = segment(self.model, [image for image, _ in read], **self.how)
         return [
-            self._keep(i, result, mask)
-            for (i, _), result, (_, mask) in zip(chunk, results, read, strict=True)
+            self._keep(i, result, mask, stamp)
+            for (i, _), result, (_, mask), stamp in zip(chunk, results, read, stamps, strict=True)
         ]
 
     def picture(self, i):
@@ -167,11 +172,31 @@ class _Evaluation:
     def _kept(self, i):
         """The record of an image that an earlier process has treated completely, or `None`."""
         kept = [journal.records.get(i) for journal in self.journals]
+        if not kept or None in kept:
+            return None
         if self.predictions and not self.predictions.path(self.pairs.name(i)).exists():
             return None
-        return kept[0] if kept and None not in kept else None
+        stamp = self._stamp(i)
+        return kept[0] if all(record.stamp == stamp for record in kept) else None
 
-    def _keep(self, i, result, mask):
+    def _stamp(self, i, image=None, mask=None):
+        """A text that changes with pair `i`, whose image and mask are read if they are not given."""
+        if not self.journals:
+            return ""
+        file, _ = self.pairs.files(i) or (None, None)
+        if file and os.path.exists(file):
+            status = os.stat(file)
+            stamp = f"{status.st_size} bytes of {status.st_mtime_ns}"
+        else:
+            image = self.pairs.image(i) if image is None else image
+            stamp = f"pixels {checksum([np.asarray(image)])}"
+        if not self.has_masks:
+            return stamp
+        # The mask itself: the same file may be read with another `label_map`.
+        mask = self.pairs.mask(i) if mask is None else mask
+        return f"{stamp}, mask {checksum([np.asarray(mask, 'int32')])}"
+
+    def _keep(self, i, result, mask, stamp):
         confusion = np.zeros([self.model.num_classes] * 2, "int64")
         if self.has_masks:
             with _named(self._where(i)):
@@ -186,6 +211,7 @@ class _Evaluation:
             source=self._where(i),
             size=result.label_map.shape,
             presence=result.presence,
+            stamp=stamp,
         )
         if self.predictions:
             self.predictions.write(record.name, result)
@@ -251,16 +277,47 @@ def _in_order(pool, function, items, ahead):
 # === Arguments ===
 
 
-def _check_arguments(limit, workers, verbose):
+def check_evaluation(
+    model: keras.Model,
+    pairs: Iterable,
+    *,
+    limit: int | None = None,
+    workers: int | None = None,
+    verbose: int | str = "auto",
+    **how,
+) -> None:
+    """Checks arguments of `evaluate`, without reading a pair.
+
+    Raises:
+        ValueError: if one is invalid, or the classes of the pairs are not the model's.
+    """
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None:
             check_integer(name, value)
-    if verbose == "auto":
-        # In notebooks as well, as Keras's own bar.
-        return int(sys.stdout.isatty() or "ipykernel" in sys.modules)
-    if verbose not in (0, 1, 2):
+    if verbose not in (0, 1, 2, "auto"):
         raise ValueError(f"`verbose` must be 0, 1, 2 or 'auto'. Received: {verbose!r}")
-    return verbose
+    segment(model, [], **how)
+    if how.get("confidence"):
+        raise ValueError(
+            "`confidence` has no place in the scores, so `evaluate` does not take it. Received: "
+            "confidence=True. Call `model.segment` for it."
+        )
+    _check_labels(getattr(pairs, "labels", None), model)
+
+
+def _check_labels(labels, model):
+    if not labels:
+        return
+    if len(labels) != model.num_classes:
+        raise ValueError(
+            "The data must have as many classes as the model. Received: "
+            f"{len(labels)} class names in the data, and a model of {model.num_classes} classes"
+        )
+    if model.labels and tuple(labels) != tuple(model.labels):
+        raise ValueError(
+            "The class names of the data must be those of the model, in the same order. Received: "
+            f"{', '.join(labels)} in the data, {', '.join(model.labels)} in the model."
+        )
 
 
 def _check_pairs(pairs, report, save_predictions):
@@ -291,7 +348,7 @@ def _open_journals(stack, model, pairs, how, report, predictions):
         directories.setdefault(place, {})["prediction format"] = predictions.format
     if not directories:
         return []
-    settings = _settings(model, pairs, how)
+    settings = settings_of(model, pairs, how)
     versions = {
         "backend": keras.backend.backend(),
         "version of Keras": keras.version(),
@@ -301,56 +358,3 @@ def _open_journals(stack, model, pairs, how, report, predictions):
         stack.enter_context(open_journal(directory, {**settings, **more}, versions))
         for directory, more in directories.items()
     ]
-
-
-def _settings(model, pairs, how):
-    """All that the results depend on, as JSON has it."""
-    options = inspect.signature(segment).parameters.values()
-    defaults = {each.name: each.default for each in options if each.kind is each.KEYWORD_ONLY}
-    settings = {
-        "dtype policy": model.dtype_policy.name,
-        "checksum of the weights": _checksum(map(keras.ops.convert_to_numpy, model.weights)),
-        "align_corners": model.align_corners,
-        "ignore_index": model.ignore_index,
-        "evaluation": model.evaluation,
-        "options": {**defaults, **how},
-        "number of pairs": len(pairs),
-        "checksum of names, masks and image sizes": _checksum_of_pairs(pairs),
-    }
-    return json.loads(json.dumps(settings, default=lambda array: array.tolist()))
-
-
-def _checksum_of_pairs(pairs):
-    """A number that differs if names, masks, sizes of images or their order do."""
-
-    def one(i):
-        size = np.array(pairs.image_size(i), "int32")
-        return _checksum([size, np.asarray(pairs.mask(i), "int32")] if pairs.has_masks else [size])
-
-    names = "\n".join(pairs.name(i) for i in range(len(pairs)))
-    indices = np.linspace(0, len(pairs) - 1, min(len(pairs), COMPARED)).astype(int).tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return zlib.crc32(names.encode(), _checksum([np.array(list(pool.map(one, indices)), "uint32")]))
-
-
-def _checksum(arrays):
-    checksum = 0
-    for array in arrays:
-        checksum = zlib.crc32(str(array.shape).encode() + array.tobytes(), checksum)
-    return checksum
-
-
-def _in_words(model, pairs, how):
-    """How the images were seen, for people."""
-    given = {name: value for name, value in how.items() if value is not None}
-    usual = {"protocol": "mmsegmentation", "resize": None, "window": None, "stride": None}
-    usual |= {"ratios": (1.0,), "flip": False}
-    seen = {**usual, **(model.evaluation or {}), **given}
-    if seen["ratios"] != (1.0,) and PROTOCOLS[seen["protocol"]].ratios_of_image:
-        seen["resize"] = None
-    return {
-        "data": repr(pairs).strip("<>"),
-        **seen,
-        "keras-encnet": __version__,
-        "Keras": f"{keras.version()}, {keras.backend.backend()}",
-    }

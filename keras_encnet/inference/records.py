@@ -1,20 +1,27 @@
 """What is kept of each image of an evaluation, in memory and in a directory."""
 
 import contextlib
+import inspect
 import json
 import os
 import pathlib
 import threading
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from keras_encnet.data.pairs import Pairs
 from keras_encnet.files import locked, replacing
 from keras_encnet.inference.scoring import Scores, iou_of
+from keras_encnet.inference.segmenting import segment
 
 FOLDER = ".evaluation"  # in the directory of a report or of predictions; hidden from servers' globs
+# Names change nothing in what a network computes, and Keras numbers layers without names as they come.
+NAMES = {"name", "labels", "palette", "keras_history", "input_layers", "output_layers"}
 
 
 class ImageRecord(NamedTuple):
@@ -30,6 +37,7 @@ class ImageRecord(NamedTuple):
             ordered by class.
         presence: `float32` `(num_classes,)`, the SE head's probability that each class is in the image,
             or `None`.
+        stamp: changes with the image and the mask; empty if it is not known.
 
     >>> record = ImageRecord(0, "a", "a.jpg", (1, 4), 3, np.array([[0, 0, 2], [0, 1, 2]]), None)
     >>> record.pixel_accuracy, record.miou, record.intersections.tolist(), record.unions.tolist()
@@ -43,6 +51,7 @@ class ImageRecord(NamedTuple):
     num_classes: int
     cells: np.ndarray
     presence: np.ndarray | None
+    stamp: str = ""
 
     @property
     def confusion(self) -> np.ndarray:
@@ -147,7 +156,8 @@ def open_journal(directory: str | os.PathLike, settings: dict, versions: dict) -
         versions: what they should not depend on, of which a change is only worth a warning.
 
     Raises:
-        ValueError: if the directory has records of an evaluation with other settings.
+        ValueError: if the directory has records of an evaluation with other settings. A setting that
+            only one of both has is no difference, and is kept.
         OSError: if another process has it open, or it cannot be written.
 
     Warns:
@@ -155,12 +165,12 @@ def open_journal(directory: str | os.PathLike, settings: dict, versions: dict) -
     """
     folder = pathlib.Path(directory) / FOLDER
     with locked(folder, "evaluation"):
-        records = _read_records(folder / "records.jsonl")
+        records, before = _read_records(folder / "records.jsonl"), {}
         if records:
             before = json.loads((folder / "settings.json").read_text("utf-8"))
             _compare(before, settings, versions, directory)
         with replacing(folder / "settings.json") as unfinished:
-            unfinished.write_text(json.dumps({**settings, **versions}, indent=1), "utf-8")
+            unfinished.write_text(json.dumps({**before, **settings, **versions}, indent=1), "utf-8")
         # Written anew, without the end of a line that a kill has cut, or what others have left.
         with replacing(folder / "records.jsonl") as unfinished:
             lines = [json.dumps(record.to_json()) + "\n" for record in records.values()]
@@ -182,9 +192,9 @@ def _read_records(file):
 
 def _compare(before, settings, versions, directory):
     changed = {
-        name: f"{name}: {before.get(name)!r} then, {now!r} now"
+        name: f"{name}: {before[name]!r} then, {now!r} now"
         for name, now in {**settings, **versions}.items()
-        if before.get(name) != now
+        if before.get(name, now) != now
     }
     refused = [listed for name, listed in changed.items() if name in settings]
     if refused:
@@ -199,3 +209,49 @@ def _compare(before, settings, versions, directory):
             "uninterrupted one.",
             stacklevel=5,
         )
+
+
+# === What an evaluation depends on ===
+
+
+def settings_of(model: keras.Model, pairs: Pairs, how: dict) -> dict:
+    """What the results of `segment(model, image, **how)` depend on, as JSON has it.
+
+    Of the pairs that is only the names: each record has the stamp of its pair.
+    """
+    options = inspect.signature(segment).parameters.values()
+    defaults = {each.name: each.default for each in options if each.kind is each.KEYWORD_ONLY}
+    settings = {
+        "dtype policy": model.dtype_policy.name,
+        "checksum of the weights": checksum(map(keras.ops.convert_to_numpy, model.weights)),
+        "checksum of the network": zlib.crc32(
+            json.dumps(_nameless(model.get_config()), default=str).encode()
+        ),
+        "align_corners": model.align_corners,
+        "ignore_index": model.ignore_index,
+        "evaluation": model.evaluation,
+        "options": {**defaults, **how},
+        "number of pairs": len(pairs),
+        "checksum of names": zlib.crc32(
+            "\n".join(pairs.name(i) for i in range(len(pairs))).encode("utf-8", "surrogatepass")
+        ),
+    }
+    return json.loads(json.dumps(settings, default=lambda array: array.tolist()))
+
+
+def _nameless(config):
+    if isinstance(config, dict):
+        return {key: _nameless(value) for key, value in config.items() if key not in NAMES}
+    return [_nameless(one) for one in config] if isinstance(config, (list, tuple)) else config
+
+
+def checksum(arrays: Iterable[np.ndarray]) -> int:
+    """A number that differs if shapes or values do.
+
+    >>> checksum([np.zeros((2, 3))]) == checksum([np.zeros((3, 2))])
+    False
+    """
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(str(array.shape).encode() + array.tobytes(), found)
+    return found

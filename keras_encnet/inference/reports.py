@@ -10,17 +10,21 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_encnet.data.conventions import class_palette
+from keras_encnet.data.pairs import Pairs
 from keras_encnet.files import replacing
 from keras_encnet.inference import charts
 from keras_encnet.inference.gallery import shown_images
+from keras_encnet.inference.geometry import check_ratios, evaluation_rule
 from keras_encnet.inference.markup import number, percent
 from keras_encnet.inference.presence import PresenceScores, presence_scores, share
 from keras_encnet.inference.records import ImageRecord
 from keras_encnet.inference.scoring import Scores
+from keras_encnet.version import __version__
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 FORMULA = "=", "+", "-", "@", "\t", "\r"  # a spreadsheet runs a cell that begins like this
@@ -37,7 +41,7 @@ def write_report(
     how: Mapping[str, object],
     palette: ArrayLike | None = None,
 ) -> None:
-    """Writes `index.html`, `scores.json` and `per_image.csv` into a directory, all three or none.
+    """Writes `index.html`, `scores.json` and `per_image.csv` into a directory.
 
     The page needs no other file and no network. It shows the scores with their meaning, the classes,
     the confusion matrix, the worst, middle and best images, and how well the SE head knows which
@@ -48,7 +52,8 @@ def write_report(
     nor in the prediction. A name that a spreadsheet would take for a formula has a `'` before it.
 
     Args:
-        directory: created if needed; an earlier report in it is replaced, other files stay.
+        directory: created if needed; an earlier report in it is replaced when all three files are
+            complete, one after the other. Other files stay.
         scores: of the set.
         records: of its images.
         picture_of: gives image, `uint8` `(height, width, 3)`, truth and prediction, integers
@@ -86,6 +91,31 @@ def write_report(
         for name, text in files.items():
             # File names may have bytes that are no text.
             unfinished.with_name(name).write_bytes(text.encode("utf-8", "replace"))
+
+
+def conditions(model: keras.Model, pairs: Pairs, how: dict, limit: int | None) -> dict:
+    """How `evaluate` saw the images, for the report."""
+    given = {name: value for name, value in how.items() if value is not None}
+    ratios = check_ratios(given.pop("ratios", 1))
+    evaluation = model.evaluation or {}
+    protocol = given.pop("protocol", evaluation.get("protocol", "mmsegmentation"))
+    geometry = {name: given.pop(name, None) for name in ("resize", "window", "stride")}
+    rule = evaluation_rule(evaluation, ratios=ratios, protocol=protocol, **geometry)
+    unused = ratios != (1.0,) and rule.protocol.ratios_of_image
+    used = pairs[:limit]
+    return {
+        "data": repr(used).strip("<>")
+        + (f", the first of {len(pairs)}" if len(used) < len(pairs) else ""),
+        "protocol": protocol,
+        "resize": None if unused else rule.resize,
+        "window": rule.window,
+        "stride": rule.stride,
+        "ratios": ratios,
+        "flip": False,
+        **given,
+        "keras-encnet": __version__,
+        "Keras": f"{keras.version()}, {keras.backend.backend()}",
+    }
 
 
 def _presence_of(records):
@@ -224,6 +254,8 @@ def _in_words(name, value):
         if not value:
             return "none: each image at once"
         return f"{sides}, height × width" if "×" in sides else f"{sides} × {sides}"
+    if name == "stride" and value:
+        return sides
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,12 +1,15 @@
 """Validation by the protocol of the published figures."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import keras
 
 from keras_encnet.data.conventions import check_integer
-from keras_encnet.inference.evaluation import evaluate
+from keras_encnet.data.pairs import Pairs
+from keras_encnet.inference.evaluation import check_evaluation, evaluate
 from keras_encnet.inference.scoring import Scores
+
+FILES = "report", "save_predictions", "prediction_format"  # what `evaluate` writes
 
 
 class ValidationScores(keras.callbacks.Callback):
@@ -21,13 +24,15 @@ class ValidationScores(keras.callbacks.Callback):
     Args:
         pairs: `keras_encnet.data.Pairs`, or another sequence of (image, mask), as for `evaluate`.
         validation_freq: number of epochs from one validation to the next.
-        **how: arguments of `evaluate`, such as `limit`, and options of `segment`.
+        **how: arguments of `evaluate`, such as `limit`, and options of `segment`. Nothing is written.
 
     Attributes:
         scores: the latest `Scores`, or `None` before the first validation.
 
     Raises:
-        ValueError: if `validation_freq` is not a positive integer; and in training as `evaluate` does.
+        ValueError: if `validation_freq` is not a positive integer, `pairs` is not as above, is empty or
+            has no masks, or files are to be written. When training begins: if the other arguments are
+            invalid, or the classes are not the model's.
 
     >>> callback = ValidationScores([(np.zeros((48, 70, 3), "uint8"), np.zeros((48, 70), "uint8"))])
     >>> # model.fit(batches, epochs=40, callbacks=[callback, keras.callbacks.EarlyStopping("val_miou")])
@@ -35,12 +40,21 @@ class ValidationScores(keras.callbacks.Callback):
 
     scores: Scores | None = None
 
-    def __init__(self, pairs: Iterable, *, validation_freq: int = 1, **how):
+    def __init__(self, pairs: Pairs | Sequence, *, validation_freq: int = 1, **how):
         super().__init__()
         check_integer("validation_freq", validation_freq)
+        _check_pairs(pairs)
+        if files := [name for name in FILES if name in how]:
+            raise ValueError(
+                f"`ValidationScores` writes no files, so it takes no `{files[0]}`. Received: "
+                f"{files[0]}={how[files[0]]!r}. Call `keras_encnet.evaluate` after training."
+            )
         self.pairs = pairs
         self.validation_freq = validation_freq
         self.how = {"verbose": 0, **how}
+
+    def on_train_begin(self, logs=None):
+        check_evaluation(self.model, self.pairs, **self.how)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.validation_freq:
@@ -50,3 +64,17 @@ class ValidationScores(keras.callbacks.Callback):
             logs["val_miou"] = self.scores.miou
             logs["val_mean_accuracy"] = self.scores.mean_accuracy
             logs["val_pixel_accuracy"] = self.scores.pixel_accuracy
+
+
+def _check_pairs(pairs):
+    if not isinstance(pairs, (Pairs, Sequence)):
+        raise ValueError(
+            "`pairs` must be `Pairs`, or another sequence of (image, mask), to be read in each epoch. "
+            f"Received: {type(pairs).__name__}. Pass list(pairs)."
+        )
+    if not len(pairs):
+        raise ValueError("`pairs` must have one pair or more. Received: none")
+    if not getattr(pairs, "has_masks", True):
+        raise ValueError(
+            f"`pairs` must have masks to be scored. Received: {pairs!r}. Pass a split that has masks."
+        )

@@ -3,6 +3,7 @@
 import importlib.machinery
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_encnet.data import sources
+from keras_encnet.data.encoded_pairs import EncodedPairs
 from keras_encnet.data.sources import hf, tfds
 
 COLOURS = [200, 0, 0, 0, 200, 0, 0, 0, 200] + [0] * 759
@@ -281,6 +284,23 @@ def test_a_missing_package_is_an_error_with_the_command_that_installs_it(package
         tfds("oxford_iiit_pet", "train")
 
 
+@pytest.mark.parametrize(
+    "missing, remedy", [("apache_beam", "pip install apache_beam"), (None, "asks")]
+)
+def test_a_package_that_a_builder_needs_is_named_if_it_is_known(missing, remedy):
+    class Builder:
+        def is_prepared(self):
+            return False
+
+        def download_and_prepare(self):
+            raise ImportError("Install TensorFlow 2.", name=missing)
+
+    library = types.SimpleNamespace(builder=lambda *_, **__: Builder())
+    with pytest.raises(ImportError, match="To prepare voc, a package is missing") as error:
+        sources._prepared_builder(library, "voc", None, download=True)
+    assert remedy in str(error.value) and "None" not in str(error.value)
+
+
 WITHOUT_TENSORFLOW = """
 import importlib.machinery, importlib.util, os, sys
 
@@ -419,3 +439,20 @@ def test_datasets_absent_is_an_error_with_the_command_that_installs_it(monkeypat
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match="pip install datasets"):
         hf([])
+
+
+def test_a_record_is_read_once_for_its_name():
+    class Records(list):
+        reads = 0
+
+        def __getitem__(self, i):
+            self.reads += 1
+            return super().__getitem__(i)
+
+    records = Records([{"file": b"a/1.jpg"}, {"file": "a/2.jpg"}])
+    pairs = EncodedPairs(records, "photo", "mask", "record", name="file")
+    for _ in range(2):
+        assert [pairs.name(i) for i in range(2)] == ["a/1", "a/2"]
+    assert records.reads == 2
+    again = pickle.loads(pickle.dumps(EncodedPairs([*records], "photo", "mask", "record", name="file")))
+    assert again.name(1) == "a/2"

@@ -12,8 +12,9 @@ import types
 import numpy as np
 import pytest
 from fake_net import FakeNet, image
+from PIL import Image
 
-from keras_encnet.data import Pairs
+from keras_encnet.data import Pairs, folder
 from keras_encnet.inference import evaluate, segment
 from keras_encnet.inference.records import FOLDER
 
@@ -24,9 +25,13 @@ class Model(FakeNet):
     name, ignore_index = "fake", 255
     dtype_policy = types.SimpleNamespace(name="float32")
 
-    def __init__(self, *args, weights=(1.0,), **options):
+    def __init__(self, *args, weights=(1.0,), config=None, **options):
         super().__init__(*args, **options)
         self.weights = [np.array(weights, "float32")]
+        self.config = config or {}
+
+    def get_config(self):
+        return self.config
 
 
 class Named(Pairs):
@@ -188,7 +193,7 @@ def test_more_images_and_fewer_are_no_other_evaluation(tmp_path):
         ({"model": Model(evaluation={"resize": [80, 80]})}, "evaluation: None then"),
         ({"pairs": examples(5)}, "number of pairs: 6 then, 5 now"),
         ({"pairs": examples().subset([1, 0, 2, 3, 4, 5])}, "checksum of names"),
-        ({"pairs": Named([(i, m * 0) for i, m in examples()])}, "checksum of names, masks"),
+        ({"model": Model(config={"mean": [1.0, 2.0, 3.0]})}, "checksum of the network"),
         ({"prediction_format": "rle"}, "prediction format: 'png' then, 'rle' now"),
     ],
 )
@@ -197,6 +202,71 @@ def test_another_evaluation_does_not_mix_with_the_first(tmp_path, change, words)
     given = {"model": Model(), "pairs": examples(), "save_predictions": tmp_path, **change}
     with pytest.raises(ValueError, match=f"{tmp_path} holds an evaluation with other.*{words}"):
         evaluate(given.pop("model"), given.pop("pairs"), **given)
+
+
+def test_names_of_layers_classes_and_the_model_do_not_change_the_network(tmp_path):
+    def named(number):
+        layer = {"class_name": "Conv2D", "config": {"name": f"conv2d_{number}", "filters": 8}}
+        backbone = {"layers": [layer], "output_layers": [[f"conv2d_{number}", 0, 0]]}
+        return Model(config={"name": f"net {number}", "labels": [str(number)], "backbone": backbone})
+
+    evaluate(named(1), examples(), save_predictions=tmp_path)
+    model = named(2)
+    evaluate(model, examples(), save_predictions=tmp_path)
+    assert not model.seen
+
+
+@pytest.mark.parametrize("directory", ["report", "save_predictions"])
+def test_images_and_masks_that_have_changed_are_done_again(tmp_path, directory):
+    pairs = [list(pair) for pair in [*examples()] * 10]
+    options = {directory: tmp_path}
+    evaluate(Model(), Named(pairs), **options)
+    pairs[7][0] = pairs[7][0][::-1].copy()
+    pairs[31][1] = np.zeros_like(pairs[31][1])
+    changed = Model()
+    scores = evaluate(changed, Named(pairs), **options)
+    assert same(scores, evaluate(Model(), Named(pairs)))
+    again = Model()
+    assert same(evaluate(again, Named(pairs), **options), scores)
+    # The pictures of the report are made anew.
+    assert len(changed.seen) - len(again.seen) == 2
+
+
+def files_of(directory, pairs):
+    for kind, number in (("images", 0), ("masks", 1)):
+        (directory / kind).mkdir()
+        for i, pair in enumerate(pairs):
+            Image.fromarray(pair[number]).save(directory / kind / f"{i}.png")
+    return directory / "images", directory / "masks"
+
+
+def test_files_that_have_changed_are_done_again_and_others_are_not_read(tmp_path):
+    images, masks = files_of(tmp_path, examples())
+    out = tmp_path / "out"
+    evaluate(Model(), folder(images, masks), save_predictions=out)
+    time = (images / "2.png").stat().st_mtime_ns
+    Image.open(images / "3.png").transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(images / "3.png")
+    os.utime(images / "3.png", ns=(time, time + 1))
+    pairs = folder(images, masks)
+    read, image_of = [], pairs.image
+    pairs.image = lambda i: read.append(i) or image_of(i)
+    model = Model()
+    scores = evaluate(model, pairs, save_predictions=out)
+    assert len(model.seen) == 1 and read == [3]
+    assert same(scores, evaluate(Model(), folder(images, masks)))
+    # The same files, read otherwise.
+    renamed = folder(images, masks, label_map={1: 2, 2: 1})
+    scores = evaluate(Model(), renamed, save_predictions=out)
+    assert same(scores, evaluate(Model(), renamed))
+
+
+def test_a_report_and_predictions_may_share_a_directory_and_come_one_after_the_other(tmp_path):
+    evaluate(Model(), examples(), report=tmp_path)
+    evaluate(Model(), examples(), report=tmp_path, save_predictions=tmp_path)
+    assert (tmp_path / "city" / "5.png").exists()
+    evaluate(Model(), examples(), report=tmp_path)
+    with pytest.raises(ValueError, match="prediction format: 'png' then, 'rle' now"):
+        evaluate(Model(), examples(), save_predictions=tmp_path, prediction_format="rle")
 
 
 def test_another_version_is_worth_a_warning(tmp_path):
@@ -230,6 +300,23 @@ def test_the_report_has_the_scores_of_the_set(tmp_path):
     assert written["miou"] == scores.miou and written["confusion"] == scores.confusion.tolist()
     assert len((tmp_path / "per_image.csv").read_text().splitlines()) == 1 + 6
     assert (tmp_path / "labels" / "city" / "5.png").exists()
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"ratios": 1}, {"resize": [80, 80], "ratios": [1.0]}),
+        ({"ratios": (1, 1.5), "resize": None}, {"resize": None, "ratios": [1.0, 1.5]}),
+        # Two thirds of 48 are 32, of 40 are 26.7.
+        ({"window": (48, 40)}, {"window": [48, 40], "stride": [32, 27]}),
+        ({"limit": 2}, {"data": "2 images with masks, the first of 3"}),
+        ({"limit": 9}, {"data": "3 images with masks"}),
+    ],
+)
+def test_the_report_tells_how_the_images_were_seen(tmp_path, how, words):
+    evaluate(Model(evaluation={"resize": [80, 80]}), examples(3), report=tmp_path, **how)
+    written = json.loads((tmp_path / "scores.json").read_text())["how"]
+    assert {name: written[name] for name in words} == words
 
 
 def test_errors_of_an_image_name_it_and_what_was_done_stays(tmp_path):
@@ -283,12 +370,30 @@ def test_images_without_masks_are_predicted_but_not_scored(tmp_path):
         ({"prediction_format": "jpg"}, "`prediction_format` must be one of png, .*Received: 'jpg'"),
         ({"prediction_format": "ade20k"}, "a model of the 150 classes.*Received: a model of 5"),
         ({"ratios": 0}, "ratios"),
+        ({"confidence": True}, "`confidence` has no place in the scores.*Received: confidence=True"),
+        (
+            {"prediction_format": "foo", "save_predictions": None},
+            "`prediction_format` needs `save_predictions`.*Received: prediction_format='foo'",
+        ),
     ],
 )
 def test_invalid_arguments_are_named_before_anything_is_written(tmp_path, options, words):
     with pytest.raises(ValueError, match=words):
-        evaluate(Model(), examples(), save_predictions=tmp_path / "out", **options)
+        evaluate(Model(), examples(), **{"save_predictions": tmp_path / "out", **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_classes_of_the_data_must_be_those_of_the_model():
+    model, names = Model(), ("sky", "road", "car", "tree", "kerb")
+    model.labels = names
+    own, other = (Pairs(list(examples()), labels=labels) for labels in (names, names[::-1]))
+    with pytest.raises(ValueError, match="class names of the data.*Received: kerb, .* sky in the data"):
+        evaluate(model, other)
+    with pytest.raises(ValueError, match="Received: 2 class names in the data, and a model of 5"):
+        evaluate(Model(), Pairs(list(examples()), labels=names[:2]))
+    # Names that only one of both has need not fit.
+    assert evaluate(model, own).labels == evaluate(model, examples()).labels == names
+    evaluate(Model(), other)
 
 
 def test_directories_need_pairs_that_can_be_read_again(tmp_path):

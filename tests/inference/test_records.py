@@ -16,6 +16,7 @@ def record(confusion, presence=None):
         source="b.jpg",
         size=(4, 5),
         presence=presence,
+        stamp="5 bytes",
     )
 
 
@@ -34,7 +35,7 @@ def test_json_keeps_everything():
     again = ImageRecord.from_json(json.loads(json.dumps(kept.to_json())))
     assert again.confusion.tolist() == kept.confusion.tolist()
     assert again.presence.dtype == "float32" and (again.presence == presence).all()
-    assert again[:4] == kept[:4] == (3, "a/b", "b.jpg", (4, 5))
+    assert again[:4] == kept[:4] == (3, "a/b", "b.jpg", (4, 5)) and again.stamp == "5 bytes"
 
 
 def test_an_image_without_a_counted_pixel_has_no_figures(recwarn):

@@ -141,6 +141,7 @@ def test_the_page_stands_alone_and_shows_the_scores(tmp_path):
         ),
         ({"resize": 520, "window": 480}, "resize long side 520 window 480 × 480"),
         ({"window": [512, 1024], "stride": None}, "window 512 × 1024, height × width stride none"),
+        ({"window": (48, 40), "stride": (32, 27)}, "window 48 × 40, height × width stride 32 × 27"),
         ({"ratios": (0.5, 1.0), "flip": True, "Keras": "3.15"}, "ratios 0.5, 1.0 flip yes Keras 3.15"),
     ],
 )

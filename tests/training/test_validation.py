@@ -63,6 +63,42 @@ def test_epochs_between_are_not_validated_and_batches_give_the_loss():
     assert history["val_miou"] == [callback.scores.miou]
 
 
+class NoMasks(data.Pairs):
+    has_masks = False
+
+
+@pytest.mark.parametrize(
+    "pairs, options, words",
+    [
+        (scenes(1, 0), {"report": "there"}, "writes no files.*`report`. Received: report='there'"),
+        (scenes(1, 0), {"save_predictions": "there"}, "takes no `save_predictions`"),
+        (scenes(1, 0), {"prediction_format": "rle"}, "takes no `prediction_format`"),
+        ((pair for pair in scenes(1, 0)), {}, r"sequence.*Received: generator. Pass list\(pairs\)"),
+        (NoMasks([(np.zeros((32, 32, 3), "uint8"), None)]), {}, "must have masks.*without masks"),
+        ([], {}, "one pair or more. Received: none"),
+    ],
+)
+def test_what_cannot_be_validated_is_refused_at_once(pairs, options, words):
+    with pytest.raises(ValueError, match=words):
+        ValidationScores(pairs, **options)
+
+
+@pytest.mark.parametrize(
+    "labels, options, words",
+    [
+        (["sky", "road"], {}, "2 class names in the data, and a model of 3"),
+        (None, {"confidence": True}, "`confidence` has no place in the scores"),
+        (None, {"limit": 0}, "`limit` must be a positive integer"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_training(labels, options, words):
+    validation, epochs = data.Pairs(list(scenes(1, 0)), labels=labels), []
+    seen = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    with pytest.raises(ValueError, match=words):
+        fitted([seen, ValidationScores(validation, **options)])
+    assert not epochs
+
+
 @pytest.mark.parametrize("invalid", [0, 1.5, None])
 def test_an_invalid_frequency_is_named(invalid):
     with pytest.raises(ValueError, match="`validation_freq` must be a positive integer. Received"):
