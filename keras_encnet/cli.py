@@ -85,18 +85,23 @@ def _text(problem, command):
     options = {names[0].lstrip("-").replace("-", "_"): names[0] for names, _ in COMMANDS[command][2]}
 
     def option(match):
-        name, value = match.groups()
+        name, value, off = match.groups()
+        name = f"no_{name}" if off else name
         return " ".join(filter(None, [options[name], value])) if name in options else match[0]
 
-    text = re.sub(r"`(\w+)(?:=(?:'(\w+)')?)?`", option, text)
+    text = re.sub(r"`(\w+)(?:=(?:'(\w+)'|(False))?)?`", option, text)
     return text.replace("`keras_encnet.list_presets()`", "`keras-encnet presets`")
 
 
 def _how_to_resume(arguments):
-    if not hasattr(arguments, "out"):
-        return ""
-    checkpoints = pathlib.Path(arguments.out, "training").glob("step-*.keras")
-    return " Run the same command again to resume." if any(checkpoints) else ""
+    given = vars(arguments)
+    kept = []
+    if given.get("out"):
+        kept += pathlib.Path(given["out"], "training").glob("step-*.keras")
+    for directory in filter(None, (given.get("report"), given.get("save_predictions"))):
+        records = pathlib.Path(directory, ".evaluation", "records.jsonl")
+        kept += [records] if records.exists() and records.stat().st_size else []
+    return " Run the same command again to resume." if kept else ""
 
 
 @contextlib.contextmanager

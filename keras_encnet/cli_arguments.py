@@ -19,6 +19,7 @@ from keras_encnet.cli_types import (
 )
 from keras_encnet.version import __version__
 
+PROTOCOLS = ("mmsegmentation", "mmsegmentation-0.x", "pytorch-encoding")
 PREDICTION_FORMATS = ("png", "cityscapes", "ade20k", "rle")
 
 # === Checks of several arguments ===
@@ -84,7 +85,9 @@ def _check_dataset(arguments, given, error):
 
 
 def _check_folders(arguments, given, error):
-    if not arguments.images or not (arguments.masks or arguments.annotations):
+    # Of images alone, `evaluate` can save predictions.
+    needs_masks = not getattr(arguments, "save_predictions", None)
+    if not arguments.images or needs_masks and not (arguments.masks or arguments.annotations):
         error(
             "--images and --masks are required: two folders, or patterns such as 'images/*.jpg'. "
             "Otherwise --images and --annotations, or --dataset and --root."
@@ -199,10 +202,32 @@ HOW = [
         metavar=("LONG", "SHORT"),
         help="sides to fit images into",
     ),
+    argument(
+        "--no-resize",
+        dest="resize",
+        action="store_false",
+        default=None,
+        help="see images at their own size",
+    ),
     argument("--window", **SIDES, help="size of the sliding window"),
+    argument(
+        "--no-window",
+        dest="window",
+        action="store_false",
+        default=None,
+        help="see the whole image at once",
+    ),
     argument("--stride", type=integer(1), nargs=2, metavar=("ROWS", "COLUMNS"), help="its step"),
     argument("--ratios", type=positive, nargs="+", help="scales to see each image at; default: 1"),
-    argument("--flip", action="store_true", help="see the mirror image too"),
+    argument("--flip", action="store_true", default=None, help="see the mirror image too"),
+    argument(
+        "--protocol", choices=PROTOCOLS, help="code base whose way to follow; default: the model's"
+    ),
+    argument(
+        "--batch-size",
+        type=integer(1),
+        help="images or windows that the network sees at once; default: 1",
+    ),
 ]
 
 # {command: (check, help, arguments)}
@@ -277,8 +302,8 @@ COMMANDS = {
             argument(
                 "photo",
                 nargs="+",
-                help="image files, folders, patterns such as 'photos/*.jpg', or videos; of folders, "
-                "earlier results (*_labels.png, *_overlay.png) are left out",
+                help="images, videos, patterns such as 'photos/*.jpg' or 'clips/*.mp4', or folders, "
+                "whose videos and earlier results (*_labels.png, *_overlay.png) are left out",
             ),
             argument("--model", required=True, help=MODEL),
             argument(
@@ -309,7 +334,11 @@ COMMANDS = {
             *HOW,
             argument("--limit", type=integer(1), help="use this many images, the first ones"),
             argument("--report", type=directory, help="directory for a page with figures and pictures"),
-            argument("--save-predictions", type=directory, help="directory for the label maps"),
+            argument(
+                "--save-predictions",
+                type=directory,
+                help="directory for the label maps; with it, --images need no --masks",
+            ),
             argument(
                 "--prediction-format",
                 choices=PREDICTION_FORMATS,
@@ -323,7 +352,11 @@ COMMANDS = {
         [
             *DATA,
             argument("--num-classes", type=integer(1), help="number of classes, without --labels"),
-            argument("--split", help=f"split {SPLIT} to check; default: all that are there"),
+            argument(
+                "--split",
+                help=f"split {SPLIT} to check; default: all with masks that are there, without "
+                f"trainval and trainaug; of {TFDS}NAME, train",
+            ),
             *VALIDATION[:3],
             argument("--json", type=file, help="file for the figures"),
             argument("--picture", type=file, help="PNG file for samples and the histogram"),

@@ -3,14 +3,18 @@
 import argparse
 import contextlib
 import os
+import warnings
 
 from keras_encnet import data
 from keras_encnet.cli_arguments import TFDS
 from keras_encnet.data.annotations import voc_splits
-from keras_encnet.data.datasets import DATASETS, open_dataset
+from keras_encnet.data.datasets import DATASETS, open_dataset, splits_with_masks
 
-# Names of splits that people validate on, and then of those that they test on.
+# Names of splits that people train on; that they validate on, and then that they test on; and of those
+# that combine others.
+TRAINING_SPLITS = ("train", "training")
 VALIDATION_SPLITS = ("val", "valid", "validation", "test")
+COMBINED_SPLITS = ("trainval", "trainaug")
 
 
 def training_pairs(arguments: argparse.Namespace) -> tuple[data.Pairs, data.Pairs | None]:
@@ -22,10 +26,9 @@ def training_pairs(arguments: argparse.Namespace) -> tuple[data.Pairs, data.Pair
     """
     if arguments.dataset:
         available = _splits(arguments)
-        training = arguments.split or ("train" if "train" in available else None)
-        validation = arguments.val_split or (training and _validation_split(available))
+        training = arguments.split or _first_of(TRAINING_SPLITS, available)
         pairs = _open(arguments, training)
-        held_out = _open(arguments, validation) if validation and not arguments.val_share else None
+        held_out = _held_out(arguments, training and _first_of(VALIDATION_SPLITS, available))
     else:
         pairs, held_out = _folder(arguments), _validation_folder(arguments)
     if arguments.val_share:
@@ -38,11 +41,23 @@ def training_pairs(arguments: argparse.Namespace) -> tuple[data.Pairs, data.Pair
     return pairs, held_out
 
 
+def _held_out(arguments, default):
+    if arguments.val_share:
+        return None
+    if arguments.val_split:
+        return _open(arguments, arguments.val_split)
+    try:
+        return default and _open(arguments, default)
+    except FileNotFoundError as error:
+        warnings.warn(f"Training without validation. {error}", stacklevel=2)
+        return None
+
+
 def evaluation_pairs(arguments: argparse.Namespace) -> data.Pairs:
     """The pairs to evaluate on."""
     if not arguments.dataset:
         return _folder(arguments)
-    return _open(arguments, arguments.split or _validation_split(_splits(arguments)))
+    return _open(arguments, arguments.split or _first_of(VALIDATION_SPLITS, _splits(arguments)))
 
 
 def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
@@ -50,7 +65,9 @@ def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
     if not arguments.dataset:
         named = {"train": _folder(arguments), "val": _validation_folder(arguments)}
         return {name: pairs for name, pairs in named.items() if pairs is not None}
-    splits = [arguments.split] if arguments.split else _splits(arguments) or [None]
+    # Images that are in two splits are a problem, but not those of "train" in "trainval".
+    each = [split for split in _splits(arguments) if split not in COMBINED_SPLITS]
+    splits = [arguments.split] if arguments.split else each or [None]
     found, lacking = {}, None
     for split in splits:
         try:
@@ -66,14 +83,14 @@ def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
 def _splits(arguments):
     """Names of splits that may be there; none of them for an export that is not divided."""
     if arguments.dataset in DATASETS:
-        return ["train", "val"]
+        return splits_with_masks(arguments.dataset)
     if arguments.dataset == "voc":
         return voc_splits(arguments.root)
     return ["train"] if arguments.dataset.startswith(TFDS) else []
 
 
-def _validation_split(available):
-    return next((split for split in VALIDATION_SPLITS if split in available), None)
+def _first_of(splits, available):
+    return next((split for split in splits if split in available), None)
 
 
 def _open(arguments, split):
@@ -119,7 +136,10 @@ def _named_as(prefix):
         text = str(error)
         for name in ("images", "masks", "annotations"):
             text = text.replace(f"`{name}`", f"`{prefix}{name}`")
-        raise type(error)(text) from error
+        if text == str(error):
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(text) from error
 
 
 def _listed(labels):

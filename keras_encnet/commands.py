@@ -1,7 +1,7 @@
 """What the commands of the command line do: one function for each, of its parsed arguments.
 
-`cli.py` has the arguments and checks them. It imports this module, and Keras with it, only when a
-command runs.
+`cli_arguments.py` has the arguments and their checks. `cli.py` imports this module, and Keras with it,
+only when a command runs.
 """
 
 import json
@@ -39,7 +39,8 @@ FREE = (
 )
 FREE += ("images", "masks", "annotations", "val_images", "val_masks", "val_annotations")
 
-HOW = ("resize", "window", "stride", "ratios", "flip")  # arguments that `segment` of a model has too
+# Arguments that `segment` of a model has too.
+HOW = ("resize", "window", "stride", "ratios", "flip", "protocol", "batch_size")
 
 RESULTS = "_labels.png", "_overlay.png"  # what `segment` writes for each photograph
 
@@ -88,7 +89,7 @@ def segment(arguments):
     for i, (source, name) in enumerate(zip(sources, names, strict=True), 1):
         try:
             text = _segment_one(model, source, pathlib.Path(arguments.out) / name, arguments)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:  # videos need a package of their own
             failures.append(error)
         else:
             bar or print(text)
@@ -242,7 +243,7 @@ def presets(arguments):
 def _how(arguments):
     """The options of `segment` that were given."""
     given = {name: getattr(arguments, name) for name in HOW}
-    return {name: value for name, value in given.items() if value not in (None, False)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _bar(count, unit="image"):
@@ -255,8 +256,7 @@ def _photos(sources):
     photos, failures = {}, []
     for source in sources:
         try:
-            # A folder is searched for photographs alone.
-            paths = [pathlib.Path(source)] if is_video(source) else image_paths(source)
+            paths = image_paths(source)
         except OSError as error:
             failures.append(error)
             continue

@@ -15,7 +15,7 @@ from PIL import Image
 from golden.files import tiny_state, write_safetensors
 from keras_encnet import EncNet, __version__, cli, commands
 from keras_encnet.cli import main
-from keras_encnet.cli_arguments import COMMANDS, make_parser
+from keras_encnet.cli_arguments import COMMANDS, PROTOCOLS, make_parser
 from keras_encnet.cli_types import DATASETS, MIN_SIDE
 from keras_encnet.data import datasets
 from keras_encnet.data.advice import MaskError, is_outside, readings
@@ -23,6 +23,8 @@ from keras_encnet.data.conventions import MIN_SIZE
 from keras_encnet.demo import scenes
 from keras_encnet.export.export import export_model
 from keras_encnet.export.formats import FORMATS
+from keras_encnet.inference import geometry, video
+from keras_encnet.inference.records import open_journal, record_of
 from keras_encnet.training import SGD
 
 
@@ -205,7 +207,7 @@ def test_the_tables_of_choices_are_those_of_the_package():
     assert all(name in options["--format"]["help"] for name in FORMATS)
     defaults = inspect.signature(export_model).parameters
     assert options["--outputs"]["default"] == defaults["outputs"].default
-    assert MIN_SIDE == MIN_SIZE
+    assert MIN_SIDE == MIN_SIZE and tuple(geometry.PROTOCOLS) == PROTOCOLS
     assert {name.replace("-", "_") for name in COMMANDS} <= set(vars(commands))
     assert set(DATASETS) == set(datasets.DATASETS)
 
@@ -263,6 +265,22 @@ def test_ctrl_c_promises_to_resume_only_from_a_checkpoint(saved, tmp_path, monke
         assert ("Run the same command again to resume" in error) == (saved and name != "presets")
 
 
+@pytest.mark.parametrize("option", ["--report", "--save-predictions"])
+def test_ctrl_c_promises_that_an_evaluation_resumes(option, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "evaluate", interrupted)
+    command = f"evaluate --images i --masks m --model x {option} {tmp_path}".split()
+    assert main(command) == 130
+    assert "Run the same" not in capsys.readouterr().err
+    with open_journal(tmp_path, {}, {}) as journal:
+        confusion = np.ones((1, 1), "int64")
+        journal.add(record_of(confusion, index=0, name="a", source="a.jpg", size=(1, 1), presence=None))
+    assert main(command) == 130
+    assert "Stopped. Run the same command again to resume." in capsys.readouterr().err
+
+
 # === Photographs ===
 
 
@@ -315,6 +333,75 @@ def test_earlier_results_in_a_folder_are_left_out(files, model, tmp_path, capsys
     assert "photos has no images but results of this command" in capsys.readouterr().err
 
 
+def test_one_video_without_a_package_does_not_keep_the_photographs_from_it(
+    files, model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(video, "LIBRARIES", {})
+    (tmp_path / "clips").mkdir()
+    for name in ("1.mp4", "2.mp4"):
+        (tmp_path / "clips" / name).touch()
+    command = ["segment", "nowhere.jpg", f"{tmp_path}/clips/*.mp4", str(files / "images" / "0.png")]
+    assert main([*command, "--model", str(model), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "keras-encnet segment: 3 of the inputs failed:" and "nowhere.jpg" in error[1]
+    assert all("Videos need PyAV or OpenCV" in line for line in error[2:4])
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_pattern_of_videos_is_all_of_them(tmp_path):
+    for name in ("2.mp4", "10.mp4", "[1].mp4", "photo.jpg"):
+        (tmp_path / name).touch()
+    found, failures = commands._photos([f"{tmp_path}/[0-9]*.mp4", f"{tmp_path}/[1].mp4"])
+    assert [path.name for path in found] == ["2.mp4", "10.mp4", "[1].mp4"] and not failures
+    found, failures = commands._photos([f"{tmp_path}/no*.mp4", f"{tmp_path}/none.mp4", str(tmp_path)])
+    assert [path.name for path in found] == ["photo.jpg"] and len(failures) == 2
+    assert "no*.mp4" in str(failures[0]) and "none.mp4" in str(failures[1])
+
+
+@pytest.mark.parametrize("command", ["segment p", "evaluate --images i --masks m"])
+def test_the_way_to_look_is_what_segment_takes(command):
+    def how(options):
+        return commands._how(make_parser().parse_args(f"{command} --model m {options}".split()))
+
+    assert how("") == {}
+    assert how("--no-window --no-resize") == {"window": False, "resize": False}
+    given = how("--window 64 96 --resize 96 64 --protocol pytorch-encoding --batch-size 4 --flip")
+    assert given == {
+        "window": [64, 96],
+        "resize": [96, 64],
+        "protocol": "pytorch-encoding",
+        "batch_size": 4,
+        "flip": True,
+    }
+
+
+def test_a_preset_with_a_window_can_be_seen_whole(files, tmp_path, monkeypatch, capsys):
+    labels = scenes(1).labels
+    model = EncNet("resnet18", len(labels), labels=labels, width=0.125, head_channels=8)
+    model.evaluation = {"window": 48, "resize": [4000, 40]}
+    model.save_to_preset(tmp_path / "model")
+    photo = files / "images" / "0.png"
+    command = f"segment {photo} --model {tmp_path}/model --out {tmp_path}/out".split()
+    seen = []
+    segment = EncNet.segment
+    monkeypatch.setattr(
+        EncNet, "segment", lambda self, *photo, **how: seen.append(how) or segment(self, *photo, **how)
+    )
+    assert main([*command, "--no-window", "--no-resize", "--batch-size", "2"]) == 0
+    assert seen == [{"window": False, "resize": False, "batch_size": 2, "confidence": False}]
+    whole = np.asarray(Image.open(tmp_path / "out" / "0_labels.png"))
+    expected = model.segment(photo, window=False, resize=False)
+    np.testing.assert_array_equal(whole, expected.label_map)
+
+
+def test_images_alone_are_enough_to_save_predictions(files, model, tmp_path, capsys):
+    command = f"evaluate --images {files}/images --model {model} --limit 2"
+    assert "--images and --masks are required" in usage_error(command, capsys)
+    assert main([*command.split(), "--save-predictions", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert "The label maps are in" in capsys.readouterr().out
+
+
 # === Words ===
 
 
@@ -325,6 +412,11 @@ def test_messages_name_options_instead_of_arguments(files, model, tmp_path, caps
     assert main(command.split()) == 1
     error = capsys.readouterr().err
     assert "keras-encnet export: --quantize must be 'int8', with the format 'onnx'" in error
+
+
+def test_advice_names_the_option_that_turns_something_off():
+    text = cli._text(ValueError("Pass `resize=False` or `background=False`."), "segment")
+    assert text == "Pass --no-resize or `background=False`."
 
 
 def test_warnings_are_one_line(files, tmp_path, capsys):

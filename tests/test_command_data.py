@@ -96,6 +96,81 @@ def test_an_export_has_the_splits_that_are_there(roboflow):
     assert len(training) == 2 and validation is None
 
 
+def test_a_list_that_combines_others_is_no_split_to_check(tmp_path):
+    names = [f"{i}.png" for i in range(3)]
+    draw(tmp_path / "JPEGImages", names)
+    draw(tmp_path / "SegmentationClass", names, value=0)
+    (tmp_path / "class_names.txt").write_text("background\ncat\n")
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name, numbers in (("train", "0\n1\n"), ("val", "2\n"), ("trainval", "0\n1\n2\n")):
+        (lists / f"{name}.txt").write_text(numbers)
+    command = f"check-data --dataset voc --root {tmp_path}"
+    assert lengths(all_pairs(parsed(command))) == {"train": 2, "val": 1}
+    assert lengths(all_pairs(parsed(f"{command} --split trainval"))) == {"trainval": 3}
+
+
+def test_all_splits_with_masks_are_checked(camvid, tmp_path):
+    draw(camvid / "test", ["0.png"])
+    draw(camvid / "testannot", ["0.png"], value=2)
+    command = f"check-data --camvid {camvid}"
+    assert lengths(all_pairs(parsed(command))) == {"train": 3, "val": 2, "test": 1}
+    root = tmp_path / "cityscapes"
+    for split in ("train", "val", "test"):
+        draw(root / "leftImg8bit" / split / "ulm", ["ulm_000000_000019_leftImg8bit.png"])
+    for split in ("train", "val"):
+        draw(root / "gtFine" / split / "ulm", ["ulm_000000_000019_gtFine_labelIds.png"], value=7)
+    command = f"check-data --dataset cityscapes --root {root}"
+    assert lengths(all_pairs(parsed(command))) == {"train": 1, "val": 1}
+    ade = tmp_path / "ade"
+    for split, count in (("training", 2), ("validation", 1)):
+        names = [f"ADE_{i}" for i in range(count)]
+        draw(ade / "images" / split, [f"{name}.jpg" for name in names])
+        draw(ade / "annotations" / split, [f"{name}.png" for name in names], value=1)
+    command = f"--dataset ade20k --root {ade}"
+    pairs = training_pairs(parsed(f"train {command} --out x"))
+    assert [len(part) for part in pairs] == [2, 1]
+    assert len(evaluation_pairs(parsed(f"evaluate {command} --model m"))) == 1
+
+
+def test_a_data_set_without_validation_images_trains_without(camvid):
+    for directory in ("val", "valannot"):
+        (camvid / directory).rename(camvid / f"no {directory}")
+    with pytest.warns(UserWarning, match="Training without validation. .*CamVid with 'val' in it"):
+        training, validation = training_pairs(parsed(f"train --camvid {camvid} --out x"))
+    assert len(training) == 3 and validation is None
+    with pytest.raises(FileNotFoundError, match="'val'"):
+        training_pairs(parsed(f"train --camvid {camvid} --val-split val --out x"))
+
+
+def test_errors_about_validation_data_keep_what_they_are(coco, monkeypatch):
+    command = (
+        f"train --images {coco}/photos --annotations {coco}/train.json --val-images {coco}/photos "
+        f"--val-annotations {coco}/val.json --out x"
+    )
+    coco_of = data.coco
+
+    def failing(error):
+        def fake(*files):
+            if files[0].endswith("val.json"):
+                raise error
+            return coco_of(*files)
+
+        monkeypatch.setattr(data, "coco", fake)
+        with pytest.raises((ValueError, OSError)) as raised:
+            training_pairs(parsed(command))
+        return raised.value
+
+    for error in (
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        PermissionError(13, "Permission denied", "val.json"),
+    ):
+        assert failing(error) is error
+    for kind in (ValueError, FileNotFoundError):
+        renamed = failing(kind("`images` must be there."))
+        assert type(renamed) is kind and str(renamed) == "`val_images` must be there."
+
+
 def test_annotation_files(coco):
     command = f"train --images {coco}/photos --annotations {coco}/train.json --out x"
     training, validation = training_pairs(parsed(command))

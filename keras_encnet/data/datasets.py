@@ -1,7 +1,8 @@
 """Public data sets on disk.
 
-The table `datasets.json` says where their files are, and `_open` opens them: a data set with one mask
-file for each image needs a row there, a function such as `camvid`, and an entry in `DATASETS`.
+The table `datasets.json` says where their files are, and `_open` opens them. A data set with one mask
+file for each image needs a row there, a function such as `camvid`, and an entry in `DATASETS` and in
+`ROWS`.
 """
 
 import functools
@@ -164,6 +165,26 @@ DATASETS: dict[str, Callable[..., Pairs]] = {
     "pascal_context_60": functools.partial(pascal_context, background=True),
     "camvid": camvid,
 }
+
+
+ROWS = {  # of `list_datasets()`
+    "ade20k": "ADE20K",
+    "cityscapes": "Cityscapes",
+    "voc2012": "PASCAL VOC 2012",
+    "pascal_context": "PASCAL-Context",
+    "pascal_context_60": "PASCAL-Context",
+    "camvid": "CamVid",
+}
+
+
+def splits_with_masks(name: str) -> list[str]:
+    """The splits of a data set in `DATASETS` whose masks are published.
+
+    >>> splits_with_masks("cityscapes"), splits_with_masks("camvid")
+    (['train', 'val'], ['train', 'val', 'test'])
+    """
+    dataset = list_datasets()[ROWS[name]]
+    return [split for split in dataset.splits if split not in dataset.without_masks]
 
 
 def open_dataset(name: str, root: str | os.PathLike, split: str = "train") -> Pairs:

@@ -20,7 +20,7 @@ FOREIGN_DIRECTORIES = {"__MACOSX", "@eaDir"}  # macOS's archives and Synology's 
 
 def folder(
     images: str | os.PathLike,
-    masks: str | os.PathLike,
+    masks: str | os.PathLike | None = None,
     *,
     labels: Sequence[str] | None = None,
     label_map: Mapping[int | tuple[int, int, int], int] | None = None,
@@ -35,7 +35,8 @@ def folder(
     Args:
         images: a directory of image files, or a glob. Brackets in the name of a directory that exists
             are part of the name.
-        masks: the same for masks. Palette and greyscale files contain label values.
+        masks: the same for masks. Palette and greyscale files contain label values. `None`: images
+            alone, as those of a test set.
         labels: class names in label order.
         label_map: dict that maps mask values to labels, all at once: `{255: 1}` turns 0/255 masks
             into 0/1, `{0: 255, 1: 0, 2: 1}` shifts values down by one and ignores 0. With `palette`,
@@ -45,7 +46,7 @@ def folder(
 
     Returns:
         `Pairs`: `pairs[i]` is an image `uint8` `(height, width, 3)` and its mask, integers
-        `(height, width)`.
+        `(height, width)`. Without masks, `pairs.has_masks` is `False` and the mask is `None`.
 
     Raises:
         FileNotFoundError: if a directory does not exist, or a directory or glob has no files.

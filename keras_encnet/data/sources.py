@@ -215,9 +215,8 @@ def _prepared_builder(library, name, data_dir, download):
         try:
             builder.download_and_prepare()
         except ImportError as error:  # some builders need TensorFlow, Apache Beam, …
-            raise ImportError(
-                f"To prepare {name}, a package is missing ({error}): pip install {error.name}"
-            ) from error
+            remedy = f"pip install {error.name}" if error.name else "install what the message asks for"
+            raise ImportError(f"To prepare {name}, a package is missing ({error}): {remedy}") from error
     # A builder made from code does not see formats to which its files were converted later.
     builder = library.builder_from_directory(builder.data_dir)
     formats = [each.value for each in builder.info.available_file_formats()]

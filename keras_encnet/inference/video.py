@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -40,16 +41,24 @@ def segment_video(
         source: the video.
         target: path of the video that is written, ending in .mp4.
         progress: called after each frame, with the number of frames so far and, if it is known, of all.
-        **how: options of `segment`, of which `confidence` is not possible.
+        **how: options of `segment` other than `confidence`.
 
     Returns:
         `{label: fraction}`, the fraction of all frames that each class covers, largest first.
 
     Raises:
         ImportError: if neither PyAV nor OpenCV is installed.
-        ValueError: if the file is not a video that can be read; or as for `segment`.
+        ValueError: if the file is not a video that can be read; if `confidence` is given; or as for
+            `segment`.
         OSError: if the file does not exist, or `target` cannot be written.
+
+    Warns:
+        UserWarning: if OpenCV reads fewer frames than the file should have.
     """
+    if how.get("confidence"):
+        raise ValueError(
+            "`confidence` must be False for a video. Received: True. Call `segment` with its frames."
+        )
     source, target = os.fspath(source), os.fspath(target)
     if not os.path.isfile(source):
         raise FileNotFoundError(f"There is no video file {source!r}.")
@@ -130,17 +139,20 @@ def _read_by_pyav(path):
 def _write_by_pyav(path, size, rate):
     import av
 
-    with av.open(path, "w", format="mp4") as container:
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"  # what every player shows
+    try:
+        with av.open(path, "w", format="mp4") as container:
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            stream = container.add_stream(codec, rate=rate)
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuv420p"  # what every player shows
 
-        def write(frame):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            def write(frame):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
-        yield write
-        container.mux(stream.encode())
+            yield write
+            container.mux(stream.encode())
+    except av.FFmpegError as error:  # many kinds of it are no OSError
+        raise OSError(f"Cannot write the video {os.path.basename(path)!r}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -152,15 +164,24 @@ def _read_by_opencv(path):
         if not capture.isOpened():
             raise _unreadable(path, "OpenCV cannot open it")
 
+        rate = Fraction(capture.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
         def frames():
+            number = 0
             while True:
                 found, frame = capture.read()
                 if not found:
-                    return
+                    break
+                number += 1
                 yield np.ascontiguousarray(frame[:, :, ::-1])
+            # OpenCV tells the end of a truncated file from the end of a video no other way.
+            if 0 < number < count:
+                warnings.warn(
+                    f"The video {path!r} ends after {number} of {count} frames. It may be truncated.",
+                    stacklevel=2,
+                )
 
-        rate = Fraction(capture.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         yield _Video(frames(), rate, count if count > 0 else None)
     finally:
         capture.release()

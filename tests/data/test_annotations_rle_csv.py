@@ -54,6 +54,16 @@ def test_a_column_of_classes(here):
         read(here, text, labels=["3"])
 
 
+def test_an_image_without_objects_has_no_class(here):
+    text = f"ImageId,ClassId,EncodedPixels\na.jpg,1,{code(0, 0, 2, 2)}\nb.jpg,,\n"
+    for labels, names in ((None, ("background", "1")), ({1: "dent"}, ("background", "dent"))):
+        pairs = read(here, text, labels=labels)
+        assert pairs.labels == names and pairs.mask(0)[0, 0] == 1
+        assert pairs.name(1) == "b" and not pairs.mask(1).any()
+    with pytest.raises(ValueError, match=r"must be in `labels`, \['1'\]. Received: ''"):
+        read(here, f"ImageId,ClassId,EncodedPixels\na.jpg,,{code(0, 0, 2, 2)}\n", labels=["1"])
+
+
 @pytest.mark.parametrize("column", ["ImageId_ClassId", "Image_Label"])
 def test_image_and_class_in_one_column(here, column):
     # Severstal's first form, and Understanding Clouds from Satellite Images

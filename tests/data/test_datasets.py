@@ -11,11 +11,13 @@ from keras_encnet.data.conventions import IGNORE_INDEX
 from keras_encnet.data.dataset_table import list_datasets
 from keras_encnet.data.datasets import (
     DATASETS,
+    ROWS,
     ade20k,
     camvid,
     cityscapes,
     open_dataset,
     pascal_context,
+    splits_with_masks,
     voc2012,
 )
 
@@ -321,3 +323,9 @@ def test_the_real_camvid():
     pairs = camvid(CAMVID, "val")
     assert len(pairs) == 101 and pairs[0][0].shape == (360, 480, 3)
     check_masks(pairs[:10], 11)
+
+
+def test_the_splits_with_masks_are_those_of_the_table():
+    assert list(ROWS) == list(DATASETS)
+    assert splits_with_masks("ade20k") == ["training", "validation"]
+    assert splits_with_masks("voc2012") == ["train", "val", "trainval", "trainaug"]

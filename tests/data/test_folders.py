@@ -38,6 +38,13 @@ def test_directories_are_paired_by_name_in_natural_order(here):
     assert "masks/10.png" in pairs.where(2) and "images/10.jpg" in pairs.where(2)
 
 
+def test_images_alone(here):
+    pairs = folder(here / "images", labels=["sky", "road"])
+    assert not pairs.has_masks and [pairs.name(i) for i in range(len(pairs))] == ["1", "2", "10"]
+    image, mask = pairs[2]
+    assert image.shape == (32, 48, 3) and mask is None and pairs.where(2).endswith("10.jpg")
+
+
 def test_a_slice_is_also_pairs(here):
     part = folder(here / "images", here / "masks", labels=["a"])[1:]
     assert order(part) == [2, 10] and part.labels == ("a",)

@@ -1,5 +1,6 @@
 """Videos go in and come out, through PyAV and through OpenCV; each also reads what the other wrote."""
 
+import errno
 from fractions import Fraction
 
 import keras
@@ -100,3 +101,39 @@ def test_without_a_library_the_message_has_the_command_that_installs_one(model, 
     monkeypatch.setattr(video, "LIBRARIES", {"no_such_package": None})
     with pytest.raises(ImportError, match=r"pip install 'keras-encnet\[video\]'"):
         segment_video(model, tmp_path / "clip.mp4", tmp_path / "out.mp4")
+
+
+def test_confidence_is_refused_in_words(model, tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(ValueError, match="`confidence` must be False for a video. Received: True"):
+        segment_video(model, tmp_path / "clip.mp4", tmp_path / "out.mp4", confidence=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_video_that_pyav_cannot_write_is_an_error_of_the_system(model, monkeypatch, tmp_path):
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(video, "LIBRARIES", {"av": LIBRARIES["av"]})
+    write_clip(tmp_path / "clip.mp4", LIBRARIES["av"])
+
+    def fail(frame, **_):
+        raise av.error.ExternalError(errno.EIO, "generic error in an external library")
+
+    monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail, raising=True)
+    with pytest.raises(OSError, match="Cannot write the video 'out.mp4': .*external library"):
+        segment_video(model, tmp_path / "clip.mp4", tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_video_that_ends_early_is_a_warning_of_opencv(tmp_path):
+    """An AVI has the number of its frames in its header."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for i in range(FRAMES):
+        writer.write(np.random.default_rng(i).integers(0, 256, (48, 64, 3), "uint8"))
+    writer.release()
+    assert len(read_clip(path, LIBRARIES["cv2"])[0]) == FRAMES
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=rf"clip.avi' ends after \d of {FRAMES} frames"):
+        frames, _ = read_clip(path, LIBRARIES["cv2"])
+    assert 0 < len(frames) < FRAMES

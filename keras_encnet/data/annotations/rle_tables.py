@@ -39,7 +39,8 @@ def rle_csv(
     behind the last underscore, a class. Codes are start and length, counted from 1, column by column.
 
     An image may have several rows. Where they overlap, the smaller one is on top, and among equal ones
-    the later one. An empty code, or -1, covers nothing. Images that the CSV does not list are left out.
+    the later one. An empty code, or -1, covers nothing, and its row may lack a class. Images that the
+    CSV does not list are left out.
 
     Args:
         csv: the CSV file.
@@ -78,7 +79,9 @@ def rle_csv(
     files = _find_images(dict.fromkeys(image for _, image, _, _ in rows), directory, csv)
     by_file = defaultdict(list)
     for line, image, name, code in rows:
-        by_file[files[image]].append((line, classes.value(names[name]), code))
+        codes = by_file[files[image]]
+        if code:  # otherwise the class may be empty too
+            codes.append((line, classes.value(names[name]), code))
     return _RleTable(csv, directory, by_file, classes)
 
 
@@ -155,7 +158,8 @@ def _columns(header, path):
 
 def _class_names(rows, labels, path):
     """{class in the table: its name}, in label order."""
-    found = dict.fromkeys(name for _, _, name, _ in rows)
+    # The row of an image without objects has no class.
+    found = dict.fromkeys(name for _, _, name, code in rows if name != "" or code)
     if None in found:
         names = ["foreground"] if labels is None else list(labels)
         if isinstance(labels, Mapping) or len(names) != 1:
