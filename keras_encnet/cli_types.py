@@ -11,6 +11,11 @@ import re
 MIN_SIDE = 32
 DATASETS = ("ade20k", "cityscapes", "voc2012", "pascal_context", "pascal_context_60", "camvid")
 EXPORTS = ("voc", "labelme")
+OTHERWISE = {
+    "folder": "--images DIR --masks DIR",
+    "coco": "--images DIR --annotations FILE.json",
+    "rle_csv": "--images DIR --annotations FILE.csv",
+}
 TFDS = "tfds/"  # before the name of a data set of TensorFlow Datasets
 
 
@@ -92,6 +97,9 @@ def share(text):
 
 def dataset(text):
     """The name of a data set."""
+    text = text if text.startswith(TFDS) else text.lower()
+    if text in OTHERWISE:
+        raise argparse.ArgumentTypeError(f"is not for {text}. Use {OTHERWISE[text]}.")
     if text not in DATASETS + EXPORTS and not (text.startswith(TFDS) and len(text) > len(TFDS)):
         known = ", ".join(DATASETS + EXPORTS)
         raise argparse.ArgumentTypeError(

@@ -68,15 +68,17 @@ def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
     # Images that are in two splits are a problem, but not those of "train" in "trainval".
     each = [split for split in _splits(arguments) if split not in COMBINED_SPLITS]
     splits = [arguments.split] if arguments.split else each or [None]
-    found, lacking = {}, None
+    found, lacking = {}, {}
     for split in splits:
         try:
             found[split or "all"] = _open(arguments, split)
         except FileNotFoundError as error:
             # A copy of a data set may lack a split.
-            lacking = error
+            lacking[split] = error
     if not found:
-        raise lacking
+        raise next(iter(lacking.values()))
+    for split, error in lacking.items():
+        warnings.warn(f"The split {split!r} is left out. {error}", stacklevel=2)
     return found
 
 
@@ -86,6 +88,10 @@ def _splits(arguments):
         return splits_with_masks(arguments.dataset)
     if arguments.dataset == "voc":
         return voc_splits(arguments.root)
+    if arguments.dataset == "labelme":
+        # People keep a folder for each split.
+        below = ("train", *VALIDATION_SPLITS)
+        return [split for split in below if os.path.isdir(os.path.join(arguments.root, split))]
     return ["train"] if arguments.dataset.startswith(TFDS) else []
 
 
@@ -100,7 +106,8 @@ def _open(arguments, split):
     if name == "voc":
         return data.voc(root, split)
     if name == "labelme":
-        return data.labelme(root, labels=arguments.labels)
+        folder = root if split is None else os.path.join(root, split)
+        return data.labelme(folder, labels=arguments.labels)
     if split is None:
         raise ValueError("--split is required with a data set of TensorFlow Datasets. Received: none.")
     return data.tfds(name.removeprefix(TFDS), split, data_dir=root)

@@ -205,7 +205,8 @@ def test_other_classes_for_validation_are_an_error(coco):
     "command,message",
     [
         ("check-data --dataset nonsense", "--dataset: must be one of ade20k, cityscapes, voc2012"),
-        ("check-data --dataset ade20k", "--dataset ade20k needs --root"),
+        ("check-data --dataset coco --root .", "is not for coco. Use --images DIR --annotations FILE"),
+        ("check-data --dataset ADE20K", "--dataset ade20k needs --root"),
         ("check-data --dataset ade20k --root nowhere", "--root must be a directory. Received: 'no"),
         ("check-data --dataset voc --root . --images i", "--dataset already says what --images would"),
         ("check-data --dataset voc --root . --labels a", "--dataset already says what --labels would"),
@@ -257,3 +258,31 @@ def test_check_data_writes_text_json_and_picture(camvid, tmp_path, capsys):
     assert Image.open(tmp_path / "s.png").width > 300
     Image.new("RGB", SIZE, "red").save(camvid / "train" / "0.png")
     assert main(f"check-data --camvid {camvid} --split train".split()) in (0, 1)
+
+
+def test_folders_of_labelme_are_splits(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        names = [f"{i}.jpg" for i in range(count)]
+        draw(tmp_path / split, names)
+        for name in names:
+            box = {"label": "cat", "shape_type": "rectangle", "points": [[4, 2], [8, 6]]}
+            content = {"shapes": [box], "imagePath": name, "imageData": None}
+            (tmp_path / split / name).with_suffix(".json").write_text(json.dumps(content))
+    training, validation = training_pairs(parsed(f"train --dataset labelme --root {tmp_path} --out x"))
+    assert (len(training), len(validation)) == (3, 2)
+    command = f"train --dataset labelme --root {tmp_path}/train --val-split val --out x"
+    with pytest.raises(FileNotFoundError, match="train/val"):
+        training_pairs(parsed(command))
+
+
+def test_a_split_without_masks_is_left_out_with_a_warning(camvid):
+    for file in (camvid / "valannot").iterdir():
+        file.unlink()
+    (camvid / "valannot").rmdir()
+    with pytest.warns(UserWarning, match="The split 'val' is left out. .*valannot"):
+        assert lengths(all_pairs(parsed(f"check-data --camvid {camvid} "))) == {"train": 3}
+
+
+def test_a_root_one_level_too_high_is_told_the_root(camvid):
+    with pytest.raises(FileNotFoundError, match=f"Pass '{camvid}', which is the root"):
+        all_pairs(parsed(f"check-data --camvid {camvid.parent}"))
