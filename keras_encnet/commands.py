@@ -20,6 +20,7 @@ from keras_encnet.demo.demo import run as run_demo
 from keras_encnet.export import verify
 from keras_encnet.files import replacing
 from keras_encnet.inference import evaluate as evaluate_model
+from keras_encnet.inference.evaluation import check_evaluation
 from keras_encnet.inference.video import is_video, segment_video
 from keras_encnet.models.encnet import EncNet
 from keras_encnet.presets import list_presets, save_preset
@@ -146,11 +147,7 @@ def evaluate(arguments):
     _cache_jax_compilations()
     model = EncNet.from_preset(arguments.model)
     pairs = evaluation_pairs(arguments)
-    if pairs.labels and model.labels and pairs.labels != model.labels:
-        raise ValueError(
-            "The class names of the data must be those of the model, in the same order. Received: "
-            f"{', '.join(pairs.labels)} in the data, {', '.join(model.labels)} in the model."
-        )
+    check_evaluation(model, pairs, limit=arguments.limit, **_how(arguments))
     if pairs.has_masks:
         checked = pairs[: arguments.limit]
         data.check_masks(checked, model.num_classes, model.ignore_index, training=False)

@@ -95,7 +95,7 @@ def matching_files(
     """
     images = os.fspath(images)
     image_files = _files(images, "images")
-    keys = sorted(image_files, key=lambda key: _natural_order(image_files[key]))
+    keys = sorted(image_files, key=lambda key: natural_order(image_files[key]))
     directory = _split(images)[0]
     names = [result_name(os.path.relpath(image_files[key], directory or ".")) for key in keys]
     paths = [image_files[key] for key in keys]
@@ -165,7 +165,7 @@ def image_paths(source: str | os.PathLike) -> list[pathlib.Path]:
             "Images must be a directory of image files, a glob such as 'photos/*.jpg', or a file. "
             f"Received: {source!r}, {_why_empty(source)}"
         )
-    return [pathlib.Path(path) for path in sorted(paths, key=_natural_order)]
+    return [pathlib.Path(path) for path in sorted(paths, key=natural_order)]
 
 
 def _files(source, what):
@@ -245,7 +245,12 @@ def _wildcard_part(pattern, path):
     return "/".join(found) or os.path.basename(path)
 
 
-def _natural_order(name):
+def natural_order(name: str | os.PathLike) -> list[str | int]:
+    """The key that sorts names in natural order.
+
+    >>> sorted(["10.png", "2.png"], key=natural_order)
+    ['2.png', '10.png']
+    """
     parts = re.split(r"(\d+)", os.fspath(name))
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
@@ -256,6 +261,6 @@ def first_few(paths: Sequence[str], count: int = 3) -> str:
     >>> first_few(["10.png", "2.png", "3.png", "1.png"])
     '1.png, 2.png, 3.png and 1 more'
     """
-    first = sorted(paths, key=_natural_order)[:count]
+    first = sorted(paths, key=natural_order)[:count]
     listed = ", ".join(map(str, first))
     return listed + (f" and {len(paths) - count} more" if len(paths) > count else "")

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from keras_encnet.data.advice import outside_values
 from keras_encnet.data.fonts import can_write, text_width, write
 from keras_encnet.data.images import read_image
+from keras_encnet.data.legends import FAINT, INK, LINE, PAPER
 from keras_encnet.data.survey_records import Split, percent
 
-INK, FAINT, PAPER, LINE = (32, 32, 32), (110, 110, 110), (255, 255, 255), (150, 150, 150)
 IGNORED, OUTSIDE = (255, 255, 255), (255, 0, 255)
 ALPHA = 0.6  # weight of the class colours over the image
 

@@ -9,9 +9,8 @@ from PIL import Image, ImageDraw
 from keras_encnet.data.conventions import IGNORE_INDEX, check_integer, check_palette
 from keras_encnet.data.fonts import write
 from keras_encnet.data.images import read_image
-from keras_encnet.data.preview import with_legend
+from keras_encnet.data.legends import INK, PAPER, with_legend
 
-INK, PAPER = (32, 32, 32), (255, 255, 255)
 STRIP = 256  # rows blended at a time
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from keras_encnet.data.pairs import Pairs
 from keras_encnet.files import locked, replacing
-from keras_encnet.inference.scoring import Scores, iou_of
 from keras_encnet.inference.segmenting import segment
 
 FOLDER = ".evaluation"  # in the directory of a report or of predictions; hidden from servers' globs
@@ -64,30 +63,39 @@ class ImageRecord(NamedTuple):
     @property
     def truth(self) -> np.ndarray:
         """Number of pixels of each true class, `int64` `(num_classes,)`; ignored ones are left out."""
-        return self.confusion.sum(1)
+        return self._pixels(self.cells[:, 0])
 
     @property
     def intersections(self) -> np.ndarray:
         """Number of pixels of each class that were given it, `int64` `(num_classes,)`."""
-        return self.confusion.diagonal()
+        return self._pixels(self.cells[:, 0], self.cells[:, 0] == self.cells[:, 1])
 
     @property
     def unions(self) -> np.ndarray:
         """Number of pixels that are of a class or were given it, `int64` `(num_classes,)`."""
-        confusion = self.confusion
-        return confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+        return self.truth + self._pixels(self.cells[:, 1]) - self.intersections
+
+    def _pixels(self, classes, which=slice(None)):
+        """The number of pixels of each class, where cell `i` is one of class `classes[i]`."""
+        found = np.zeros(self.num_classes, "int64")
+        np.add.at(found, classes[which], self.cells[which, 2])
+        return found
 
     @property
     def pixel_accuracy(self) -> float:
         """The fraction of pixels with the right class; `nan` if all are ignored."""
-        return Scores((), self.confusion, 1).pixel_accuracy
+        counted = self.cells[:, 2].sum()
+        return float(self.intersections.sum() / counted) if counted else float("nan")
 
     @property
     def miou(self) -> float:
         """The mean IoU over the classes that occur in the truth or the prediction; `nan` if all pixels
         are ignored."""
-        iou = iou_of(self.confusion)
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+        unions = self.unions
+        found = unions > 0
+        return (
+            float(np.mean(self.intersections[found] / unions[found])) if found.any() else float("nan")
+        )
 
     def to_json(self) -> dict:
         """The record as JSON has it; `from_json` reads it."""
@@ -217,7 +225,7 @@ def _compare(before, settings, versions, directory):
 def settings_of(model: keras.Model, pairs: Pairs, how: dict) -> dict:
     """What the results of `segment(model, image, **how)` depend on, as JSON has it.
 
-    Of the pairs that is only the names: each record has the stamp of its pair.
+    The pairs are represented by their names alone, because each record has the stamp of its pair.
     """
     options = inspect.signature(segment).parameters.values()
     defaults = {each.name: each.default for each in options if each.kind is each.KEYWORD_ONLY}

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageFont
 
 from keras_encnet.data import Pairs, batches, preview
-from keras_encnet.data.preview import show, with_legend
+from keras_encnet.data.legends import with_legend
+from keras_encnet.data.preview import show
 
 GREEN, BLUE, RED = (0, 255, 0), (0, 0, 255), (255, 0, 0)
 LABELS, PALETTE = ["road", "sky", "car"], [GREEN, BLUE, RED]

@@ -3,7 +3,6 @@ import html
 import io
 import json
 import re
-import shutil
 from base64 import b64decode
 from html.parser import HTMLParser
 
@@ -19,9 +18,6 @@ from keras_encnet.inference.records import record_of
 from keras_encnet.inference.reports import write_report
 from keras_encnet.inference.scoring import Scores
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 NOTHING = {"index": 2, "name": "void", "source": "", "size": (32, 32), "presence": None}
 NASTY = "<script>alert(\"x\")</script> & 'co'"
 
@@ -341,17 +337,6 @@ def test_the_page_stays_small_even_with_noise(tmp_path):
 
 
 # === In a browser ===
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def opened(browser, directory, **options):

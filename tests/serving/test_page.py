@@ -1,7 +1,6 @@
 """The page, in a headless browser."""
 
 import contextlib
-import shutil
 
 import fake_model
 import numpy as np
@@ -9,20 +8,6 @@ import pytest
 from live import running, written
 
 pytestmark = pytest.mark.usefixtures("packages")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv as csv_files
 import os
-import re
 import sys
 import threading
 from collections import defaultdict
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_encnet.data.annotations.painted import PaintedPairs, largest_first, number_classes
 from keras_encnet.data.annotations.rle import kaggle_runs
-from keras_encnet.data.folders import first_few, image_paths, result_name
+from keras_encnet.data.folders import first_few, image_paths, natural_order, result_name
 from keras_encnet.data.pairs import Pairs
 
 # Names of columns in competitions, without case and underscores. Others whose codes run along the rows
@@ -169,7 +168,7 @@ def _class_names(rows, labels, path):
             )
         return {None: names[0]}
     if labels is None:
-        return {name: name for name in sorted(found, key=_natural)}
+        return {name: name for name in sorted(found, key=natural_order)}
     if isinstance(labels, Mapping):
         names = {str(key): name for key, name in labels.items()}
     else:
@@ -210,7 +209,3 @@ def _find_images(names, directory, path):
             f"{' and '.join(files[several[0]])} for {several[0]!r}. Move one away."
         )
     return {name: files[name][0] for name in names}
-
-
-def _natural(name):
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
