@@ -10,10 +10,10 @@ from keras_encnet.cli_arguments import TFDS
 from keras_encnet.data.annotations import voc_splits
 from keras_encnet.data.datasets import DATASETS, open_dataset, splits_with_masks
 
-# Names of splits that people train on; that they validate on, and then that they test on; and of those
-# that combine others.
+# Names of splits that people train on, validate on and test on, and of those that combine others.
 TRAINING_SPLITS = ("train", "training")
-VALIDATION_SPLITS = ("val", "valid", "validation", "test")
+VALIDATION_SPLITS = ("val", "valid", "validation")
+TEST_SPLITS = ("test",)
 COMBINED_SPLITS = ("trainval", "trainaug")
 
 
@@ -57,7 +57,9 @@ def evaluation_pairs(arguments: argparse.Namespace) -> data.Pairs:
     """The pairs to evaluate on."""
     if not arguments.dataset:
         return _folder(arguments)
-    return _open(arguments, arguments.split or _first_of(VALIDATION_SPLITS, _splits(arguments)))
+    return _open(
+        arguments, arguments.split or _first_of(VALIDATION_SPLITS + TEST_SPLITS, _splits(arguments))
+    )
 
 
 def all_pairs(arguments: argparse.Namespace) -> dict[str, data.Pairs]:
@@ -90,7 +92,7 @@ def _splits(arguments):
         return voc_splits(arguments.root)
     if arguments.dataset == "labelme":
         # People keep a folder for each split.
-        below = ("train", *VALIDATION_SPLITS)
+        below = TRAINING_SPLITS + VALIDATION_SPLITS + TEST_SPLITS
         return [split for split in below if os.path.isdir(os.path.join(arguments.root, split))]
     return ["train"] if arguments.dataset.startswith(TFDS) else []
 

@@ -171,6 +171,13 @@ def test_errors_about_validation_data_keep_what_they_are(coco, monkeypatch):
         assert type(renamed) is kind and str(renamed) == "`val_images` must be there."
 
 
+def test_training_leaves_the_test_split_alone(roboflow):
+    (roboflow / "valid").rename(roboflow / "test")
+    training, validation = training_pairs(parsed(f"train --dataset voc --root {roboflow} --out x"))
+    assert len(training) == 3 and validation is None
+    assert len(evaluation_pairs(parsed(f"evaluate --dataset voc --root {roboflow} --model m"))) == 2
+
+
 def test_annotation_files(coco):
     command = f"train --images {coco}/photos --annotations {coco}/train.json --out x"
     training, validation = training_pairs(parsed(command))
