@@ -35,6 +35,7 @@ from keras_encnet.data import batches, folder
 COUNT = 48  # drawn files
 NAMES = {
     "ours": "keras-encnet",
+    "ours_workers": "keras-encnet, workers",
     "mmseg": "mmsegmentation",
     "mmseg_alone": "mmsegmentation, without workers",
 }
@@ -68,7 +69,7 @@ def main():
 
 
 def measure_rates(root, options):
-    programs = [("ours", cores) for cores in options.cores]
+    programs = [(ours, cores) for ours in ("ours", "ours_workers") for cores in options.cores]
     if options.mmseg:
         programs += [("mmseg", cores) for cores in options.cores] + [("mmseg_alone", 1)]
     sides = {program: start(*program, root, options) for program in programs}
@@ -87,7 +88,7 @@ def measure_rates(root, options):
 
 def start(library, cores, root, options):
     python, env = options.mmseg, {}
-    if library == "ours":
+    if library.startswith("ours"):
         path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
         python, env = sys.executable, {**environment("cpu", None), "PYTHONPATH": path}
     command = [python, HERE / "data_side.py", library, root]
@@ -107,7 +108,7 @@ def show(found):
         if (library, 1) in rates and cores > 1:
             ratio = rate / rates[library, 1]
             print(f"{NAMES[library]} on {cores}: {ratio:.2f} times its rate on 1")
-        if library != "ours":
+        if not library.startswith("ours"):
             ratio = rates["ours", cores] / rate
             print(f"keras-encnet on {cores}: {ratio:.2f} times the rate of {NAMES[library]}")
 

@@ -8,6 +8,7 @@
 ROOT is ADE20K's directory. A request reads `--images` random images in batches of four. LIBRARY is
 
 - `ours`: `keras_encnet.data.batches`, which prepares them in threads;
+- `ours_workers`: the same with `workers=`, one process per core;
 - `mmseg`: mmsegmentation's own data set and pipeline, in one worker process of PyTorch's `DataLoader`
   per core, as in its training. OpenCV and PyTorch have no further threads;
 - `mmseg_alone`: the same in a single process, which passes nothing to another one. Training would have
@@ -50,7 +51,7 @@ def main():
     serve(prepare)
 
 
-def ours(root, images, cores):
+def ours(root, images, cores, workers=0):
     import PIL
 
     from keras_encnet.data import batches, folder
@@ -60,7 +61,15 @@ def ours(root, images, cores):
         root / "annotations" / "training",
         label_map={0: 255, **{label + 1: label for label in range(150)}},
     )
-    data = batches(pairs, size=(512, 512), resize=(2048, 512), batch_size=BATCH, augment=True, seed=0)
+    data = batches(
+        pairs,
+        size=(512, 512),
+        resize=(2048, 512),
+        batch_size=BATCH,
+        augment=True,
+        seed=0,
+        workers=workers,
+    )
     step = 0
 
     def read():
@@ -71,6 +80,10 @@ def ours(root, images, cores):
         step += 100  # what was prepared ahead must not count for the next request
 
     return {"Pillow": PIL.__version__}, read
+
+
+def ours_workers(root, images, cores):
+    return ours(root, images, cores, workers=cores)
 
 
 def mmseg(root, images, workers):
@@ -110,7 +123,12 @@ def mmseg_alone(root, images, cores):
     return mmseg(root, images, workers=0)
 
 
-LIBRARIES = {"ours": ours, "mmseg": mmseg, "mmseg_alone": mmseg_alone}
+LIBRARIES = {
+    "ours": ours,
+    "ours_workers": ours_workers,
+    "mmseg": mmseg,
+    "mmseg_alone": mmseg_alone,
+}
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,7 @@ import numpy as np
 from turns import size
 
 from keras_encnet import EncNet, data
-from keras_encnet.data.images import resize_image
+from keras_encnet.data.resizing import resize_image
 from keras_encnet.export import FORMATS, open_export
 
 LARGEST_DIFFERENCE = 1e-4

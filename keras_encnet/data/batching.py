@@ -16,6 +16,7 @@ from keras_encnet.data.images import read_image
 from keras_encnet.data.pairs import Pairs
 from keras_encnet.data.transforms import augment as augmented
 from keras_encnet.data.transforms import fit
+from keras_encnet.data.workers import Workers
 
 AHEAD = 2  # batches that are prepared while the model computes
 
@@ -34,6 +35,7 @@ def batches(
     photometric: bool | Mapping = True,
     repeat: int = 1,
     ignore_index: int | None = None,
+    workers: int = 0,
 ) -> "Batches":
     """Batches of images and masks, for `fit`, `evaluate` and `predict` on every backend.
 
@@ -46,8 +48,8 @@ def batches(
 
     A function of your own, `transform(rng, image, mask)`, comes before all this. It may take the place
     of any part: `augment=True, transform=f, scale=(1, 1), flip=0, photometric=False` leaves the new
-    order, and crops or pads what `f` returns to `size`. It runs in several threads at once, so it
-    must take all random numbers from `rng`, and keep no state. With Albumentations:
+    order, and crops or pads what `f` returns to `size`. It runs in several threads or processes at
+    once, so it must take all random numbers from `rng`, and keep no state. With Albumentations:
 
         def f(rng, image, mask):
             steps = [A.Affine(rotate=(-20, 20), fill_mask=255), A.GaussNoise()]
@@ -76,6 +78,9 @@ def batches(
         repeat: how often each pair occurs in an epoch, more than once for a tiny data set.
         ignore_index: mask value of the padding. Default: that of the model that gets the batches, see
             `Batches.use_ignore_index`; 255 until then.
+        workers: number of processes that prepare the images, on Linux. 0 uses threads, which are
+            enough for a model on the same processor. For a GPU, give it as many as there are cores:
+            threads keep little more than one core busy. The batches are the same.
 
     Returns:
         `Batches`. `[i]` is batch `i` of the current epoch: images `uint8` `(batch, height, width, 3)`
@@ -134,6 +139,12 @@ def batches(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     check_integer("seed", seed, 0)
+    check_integer("workers", workers, 0)
+    if workers and size is None:
+        raise ValueError(
+            "`size` must be given with `workers`, which share memory for images of one size. Received: "
+            f"size=None, workers={workers}. Leave `workers` out."
+        )
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, 0)
 
@@ -157,7 +168,9 @@ def batches(
             )
         return image, mask
 
-    return Batches(pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index)
+    return Batches(
+        pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index, workers
+    )
 
 
 class Batches(keras.utils.PyDataset):
@@ -185,7 +198,7 @@ class Batches(keras.utils.PyDataset):
     # threads of this class prepare batches by global step, which cannot be confused.
 
     def __init__(
-        self, pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index
+        self, pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index, workers
     ):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
@@ -195,6 +208,9 @@ class Batches(keras.utils.PyDataset):
         self._prepare_with = prepare
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        self._processes = None
+        if workers:
+            self._processes = Workers(prepare, workers, size, batch_size=batch_size, ahead=AHEAD + 1)
         self._ahead = {}  # global step: futures of its images and masks
         self._order = None, None  # an epoch, and the order of the pairs in it
         if augment:
@@ -232,8 +248,9 @@ class Batches(keras.utils.PyDataset):
         """
         check_integer("step", step, 0)
         with self._lock:
-            samples = self._submit(step)
-        return _stacked(samples)
+            places = self._places(step)
+        # In threads: the workers' memory is for the steps of training.
+        return _stacked([self._pool.submit(self._prepare, *place) for place in places])
 
     def indices(self, step: int) -> list[int]:
         """The indices of the pairs in the batch of global step `step`."""
@@ -312,7 +329,10 @@ class Batches(keras.utils.PyDataset):
 
     def _submit(self, step):
         """Starts preparing the batch of a global step; returns a future for each pair."""
-        return [self._pool.submit(self._prepare, *place) for place in self._places(step)]
+        places = self._places(step)
+        if self._processes:
+            return self._processes.submit(step, [(self.ignore_index, *place) for place in places])
+        return [self._pool.submit(self._prepare, *place) for place in places]
 
     def _places(self, step):
         """The index, and the epoch and position for the seed, of each pair of a global step."""

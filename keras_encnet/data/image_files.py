@@ -89,9 +89,11 @@ def upright(image: Image.Image, name: str | os.PathLike) -> Image.Image:
     """The image with its pixels read and its EXIF orientation applied; `name` is for the error."""
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
     except Exception as error:
         raise unreadable(name, error) from error
+    if _orientation(image, name) == 1:
+        return image  # `exif_transpose` would copy it
+    return ImageOps.exif_transpose(image)
 
 
 def unreadable(name: str | os.PathLike, error: Exception) -> ValueError:

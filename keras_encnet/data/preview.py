@@ -9,9 +9,10 @@ from keras_encnet.data.batching import Batches
 from keras_encnet.data.checks import check_mask, check_sizes
 from keras_encnet.data.conventions import class_names, class_palette, ignore_index_for
 from keras_encnet.data.fonts import text_width, write
-from keras_encnet.data.images import read_image, resize_mask
+from keras_encnet.data.images import read_image
 from keras_encnet.data.legends import INK, LINE, PAPER, with_legend
 from keras_encnet.data.pairs import Pairs
+from keras_encnet.data.resizing import resize_mask
 from keras_encnet.data.transforms import PADDING
 
 MOST, COLUMNS = 16, 4  # images in a picture, and in a row of it

@@ -12,7 +12,7 @@ from PIL import Image
 from keras_encnet.data.augmentation import FLIP, PHOTOMETRIC, SCALE, check_augmentation
 from keras_encnet.data.colours import distort
 from keras_encnet.data.conventions import IGNORE_INDEX
-from keras_encnet.data.images import resize_image, resize_mask
+from keras_encnet.data.resizing import resize_image, resize_mask
 
 # The ImageNet mean (123.675, 116.28, 103.53), rounded: at most 0.009 after normalization.
 PADDING = (124, 116, 104)
@@ -178,8 +178,8 @@ def pad(
     if (rows, columns) == tuple(size):
         return image, mask
     padded = np.empty((*size, 3), "uint8")
-    padded[:] = PADDING
     padded[:rows, :columns] = image
+    padded[:rows, columns:] = padded[rows:] = PADDING
     labels = np.full(size, ignore_index, mask.dtype)
     labels[:rows, :columns] = mask
     return padded, labels

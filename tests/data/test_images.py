@@ -18,8 +18,9 @@ from PIL import Image
 from keras_encnet.data import image_files
 from keras_encnet.data.conventions import check_palette, class_palette
 from keras_encnet.data.image_files import file_format, image_size, open_image, orientation
-from keras_encnet.data.images import read_image, read_mask, resize_image, resize_mask
+from keras_encnet.data.images import read_image, read_mask
 from keras_encnet.data.pairs import Pairs
+from keras_encnet.data.resizing import resize_image, resize_mask
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "opencv.npz"
 RNG = np.random.default_rng(0)
@@ -423,9 +424,3 @@ def test_a_window_is_a_part_of_the_resized_image(size):
     image, mask = resize_image(RGB, *size), resize_mask(RGB[..., 0], *size)
     np.testing.assert_array_equal(resize_image(RGB, *size, window), image[part])
     np.testing.assert_array_equal(resize_mask(RGB[..., 0], *size, window), mask[part])
-
-
-def test_strips_do_not_change_the_result(monkeypatch):
-    at_once = resize_image(RGB, 90, 70)
-    monkeypatch.setattr("keras_encnet.data.images.STRIP", 1)
-    np.testing.assert_array_equal(resize_image(RGB, 90, 70), at_once)

@@ -1,6 +1,7 @@
 """Images and masks are resized as OpenCV does it, to the last bit.
 
-`resize_golden.npz` has OpenCV's results; where it is installed, random images are compared too.
+`resize_golden.npz` has OpenCV's results; where it is installed, random images are compared too, and
+every test runs with it and without it.
 """
 
 import pathlib
@@ -9,10 +10,20 @@ import numpy as np
 import pytest
 from make_resize_golden import CASES, name
 
-from keras_encnet.data.images import resize_image, resize_mask
+from keras_encnet.data import resizing
+from keras_encnet.data.resizing import resize_image, resize_mask
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("resize_golden.npz"))
+OPENCV = resizing._opencv
 SOURCE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
+
+
+@pytest.fixture(autouse=True, params=["numpy", "opencv"])
+def library(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(resizing, "_opencv", lambda: None)
+    elif resizing._opencv() is None:
+        pytest.skip("needs an OpenCV with the same values")
 
 
 @pytest.fixture
@@ -71,8 +82,22 @@ def test_windows_are_those_of_the_complete_image(size):
         np.testing.assert_array_equal(window, expected)
 
 
+def test_strips_do_not_change_the_result(monkeypatch):
+    window = 0, 0, 90, 70
+    at_once = resizing.resize_with_numpy(SOURCE, 90, 70, window)
+    monkeypatch.setattr(resizing, "STRIP", 1)
+    np.testing.assert_array_equal(resizing.resize_with_numpy(SOURCE, 90, 70, window), at_once)
+
+
 def test_images_that_are_no_contiguous_memory():
     mirrored = SOURCE[::-1, ::-1]
     np.testing.assert_array_equal(
         resize_image(mirrored, 97, 333), resize_image(mirrored.copy(), 97, 333)
     )
+
+
+def test_an_opencv_that_rounds_differently_is_not_used(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    right = cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda image, size: right(image, size) // 2 * 2)
+    assert OPENCV.__wrapped__() is None

@@ -8,7 +8,7 @@ import pytest
 
 from golden.weights import image
 from keras_encnet import EncNet
-from keras_encnet.data.images import resize_image
+from keras_encnet.data.resizing import resize_image
 from keras_encnet.inference.geometry import Axis, axes_of, evaluation_rule
 from models import classes_in, tiny
 
