@@ -8,7 +8,7 @@ also needs `pip install --no-deps torch-encoding==1.2.1`. Requests:
     {"what": "load", "weights": "state.npz", "network": {"depth": 18, "width": 1, ...}}
     {"what": "evaluate", "images": [...], "masks": [...], "ignore_index": 11, "save": "labels.npy",
      "way": {"align_corners": false, "resize": [1024, 256], "window": null, "stride": null,
-             "ratios": null, "flip": false, "encoding": null}}
+             "ratios": null, "flip": false, "encoding": null}, "threads": 1}
 
 The reply to the second has the seconds from files to scores, and what `IoUMetric` makes of its counts
 in float64. `encoding` is `{"base": 520, "crop": 480}` for PyTorch-Encoding's evaluator, around the same
@@ -67,10 +67,12 @@ class Evaluator:
             raise ValueError(f"Weights must be the network's. Missing: {missing}. Others: {unexpected}")
         return {"parameters": sum(p.numel() for p in self.model.parameters())}
 
-    def evaluate(self, images, masks, ignore_index, way, save=None):
+    def evaluate(self, images, masks, ignore_index, way, save=None, threads=None):
         import torch
         from mmseg.evaluation import IoUMetric
 
+        if threads:
+            torch.set_num_threads(threads)
         classes = self.model.decode_head.num_classes
         self._corners(way["align_corners"])
         metric = IoUMetric(ignore_index=ignore_index, iou_metrics=MEASURES)

@@ -8,12 +8,12 @@ import contextlib
 import logging
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import warnings
 
-from keras_encnet.cli_arguments import COMMANDS, make_parser
+from keras_encnet.cli_arguments import make_parser
+from keras_encnet.cli_words import in_options
 
 TF_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
@@ -82,15 +82,7 @@ def _text(problem, command):
     text = problem.text(command_line=True) if hasattr(problem, "text") else str(problem)
     if isinstance(problem, OSError) and problem.filename:
         text = f"{problem.filename}: {problem.strerror}"
-    options = {names[0].lstrip("-").replace("-", "_"): names[0] for names, _ in COMMANDS[command][2]}
-
-    def option(match):
-        name, value, off = match.groups()
-        name = f"no_{name}" if off else name
-        return " ".join(filter(None, [options[name], value])) if name in options else match[0]
-
-    text = re.sub(r"`(\w+)(?:=(?:'(\w+)'|(False))?)?`", option, text)
-    return text.replace("`keras_encnet.list_presets()`", "`keras-encnet presets`")
+    return in_options(text, command)
 
 
 def _how_to_resume(arguments):

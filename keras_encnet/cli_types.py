@@ -1,6 +1,7 @@
 """Types of the command line's arguments: functions that parse a text. They import nothing heavy."""
 
 import argparse
+import json
 import math
 import os
 import pathlib
@@ -16,6 +17,8 @@ OTHERWISE = {
     "coco": "--images DIR --annotations FILE.json",
     "rle_csv": "--images DIR --annotations FILE.csv",
 }
+LOSSES = ("cross_entropy", "label_smoothing", "ohem", "focal", "dice", "lovasz")  # training.LOSSES
+STAGES = ("stage1", "stage2", "stage3")  # of the backbone; the fourth is "backbone"
 TFDS = "tfds/"  # before the name of a data set of TensorFlow Datasets
 
 
@@ -54,17 +57,36 @@ def positive(text):
 
 
 def value_pair(text):
-    """Parses `FROM:TO`.
+    """Parses `FROM:TO`, where `FROM` may be a colour.
 
-    >>> value_pair("255:1")
-    (255, 1)
+    >>> value_pair("255:1"), value_pair("0,0,0:255")
+    ((255, 1), ((0, 0, 0), 255))
     """
-    match = re.fullmatch(r"(-?\d+):(\d+)", text)
+    match = re.fullmatch(r"(-?\d+|\d+,\d+,\d+):(\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(
-            f"must be FROM:TO, two integers such as 255:1, TO from 0 up. Received: {text!r}"
+            "must be FROM:TO, two integers such as 255:1, or a colour and an integer, 0,0,0:255, TO "
+            f"from 0 up. Received: {text!r}"
         )
-    return int(match[1]), int(match[2])
+    old, new = match.groups()
+    return colour(old) if "," in old else int(old), int(new)
+
+
+def colour(text):
+    """Parses `RED,GREEN,BLUE` or `#RRGGBB`.
+
+    >>> colour("128,64,128"), colour("#ff0000")
+    ((128, 64, 128), (255, 0, 0))
+    """
+    if re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return tuple(bytes.fromhex(text[1:]))
+    parts = text.split(",")
+    levels = tuple(int(part) for part in parts if part.isdecimal())
+    if len(levels) != 3 or len(parts) != 3 or max(levels) > 255:
+        raise argparse.ArgumentTypeError(
+            f"must be a colour, 128,64,128 or #804080 for instance. Received: {text!r}"
+        )
+    return levels
 
 
 def class_names(text):
@@ -79,6 +101,62 @@ def class_names(text):
             f"must be names separated by commas, such as sky,road,car. Received: {text!r}"
         )
     return names
+
+
+def named_classes(text):
+    """Parses names as `class_names` does, or pairs of a class and its name as a dict.
+
+    >>> named_classes("sky,road"), named_classes("1:scratch,3:dent")
+    (['sky', 'road'], {'1': 'scratch', '3': 'dent'})
+    """
+    pairs = [re.fullmatch(r"(\d+):(.+)", name) for name in class_names(text)]
+    if not all(pairs):
+        return class_names(text)
+    named = {pair[1]: pair[2] for pair in pairs}
+    if len(named) < len(pairs):
+        raise argparse.ArgumentTypeError(f"must name each class once. Received: {text!r}")
+    return named
+
+
+def weighted_loss(text):
+    """Parses `NAME` or `NAME:WEIGHT`.
+
+    >>> weighted_loss("dice"), weighted_loss("dice:0.5")
+    (('dice', 1.0), ('dice', 0.5))
+    """
+    name, colon, weight = text.partition(":")
+    if name not in LOSSES:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME or NAME:WEIGHT, with one of {', '.join(LOSSES)}. Received: {text!r}"
+        )
+    return name, positive(weight) if colon else 1.0
+
+
+def setting(text):
+    """Parses `NAME=VALUE`, where lists and numbers are as in JSON.
+
+    >>> setting("momentum=0.8"), setting("scale=[1,2]"), setting("backbone=resnet18")
+    (('momentum', 0.8), ('scale', (1, 2)), ('backbone', 'resnet18'))
+    """
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=VALUE, momentum=0.8 for instance. Received: {text!r}"
+        )
+    try:
+        value = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, tuple(value) if isinstance(value, list) else value
+
+
+def probability(text):
+    """Parses a number from 0 to 1.
+
+    >>> probability("0")
+    0.0
+    """
+    return 0.0 if re.fullmatch(r"0(\.0*)?", text) else 1.0 if text == "1" else share(text)
 
 
 def share(text):

@@ -3,11 +3,14 @@
 import argparse
 import contextlib
 import os
+import re
 import warnings
 
 from keras_encnet import data
-from keras_encnet.cli_arguments import TFDS
+from keras_encnet.cli_types import TFDS
 from keras_encnet.data.annotations import voc_splits
+from keras_encnet.data.annotations.json_files import no_file
+from keras_encnet.data.conventions import labels_difference
 from keras_encnet.data.datasets import DATASETS, open_dataset, splits_with_masks
 
 # Names of splits that people train on, validate on and test on, and of those that combine others.
@@ -32,13 +35,27 @@ def training_pairs(arguments: argparse.Namespace) -> tuple[data.Pairs, data.Pair
     else:
         pairs, held_out = _folder(arguments), _validation_folder(arguments)
     if arguments.val_share:
-        pairs, held_out = data.random_split(pairs, (1 - arguments.val_share, arguments.val_share))
+        pairs, held_out = data.random_split(pairs, arguments.val_share)
     if held_out is not None and held_out.labels != pairs.labels:
+        received = labels_difference(
+            pairs.labels, held_out.labels, ("in the training data", "in the validation data")
+        )
         raise ValueError(
             "The class names of the validation data must be those of the training data, in the same "
-            f"order. Received: {_listed(held_out.labels)}, and for training {_listed(pairs.labels)}."
+            f"order. Received: {received}. {_remedy(arguments)}"
         )
     return pairs, held_out
+
+
+def _remedy(arguments):
+    if not arguments.annotations:
+        return "Give both the same classes."
+    if _is_table(arguments.annotations):
+        return "Name the classes of both by --labels, with those that only one of them has."
+    return (
+        "Give both JSON files the same 'categories', with the same ids, also those that one does not "
+        "use: export both from one project. Or leave --val-annotations out and give --val-share 0.2."
+    )
 
 
 def _held_out(arguments, default):
@@ -109,10 +126,20 @@ def _open(arguments, split):
         return data.voc(root, split)
     if name == "labelme":
         folder = root if split is None else os.path.join(root, split)
-        return data.labelme(folder, labels=arguments.labels)
+        with _renamed({"folder": "root"}):
+            return data.labelme(folder, labels=arguments.labels)
     if split is None:
         raise ValueError("--split is required with a data set of TensorFlow Datasets. Received: none.")
-    return data.tfds(name.removeprefix(TFDS), split, data_dir=root)
+    with _renamed({"data_dir": "root", "image": "image_feature", "mask": "mask_feature"}):
+        return data.tfds(
+            name.removeprefix(TFDS),
+            split,
+            data_dir=root,
+            image=arguments.image_feature,
+            mask=arguments.mask_feature,
+            labels=arguments.labels,
+            label_map=dict(arguments.label_map) or None,
+        )
 
 
 def _folder(arguments, prefix=""):
@@ -120,36 +147,44 @@ def _folder(arguments, prefix=""):
         getattr(arguments, f"{prefix}{name}") for name in ("images", "masks", "annotations")
     )
     if annotations is None:
-        label_map = dict(arguments.label_map) or None
-        return data.folder(images, masks, labels=arguments.labels, label_map=label_map)
-    if os.path.splitext(annotations)[1].lower() == ".csv":
+        return data.folder(
+            images,
+            masks,
+            labels=arguments.labels,
+            label_map=dict(arguments.label_map) or None,
+            palette=arguments.palette or None,
+        )
+    if os.path.isdir(annotations):
+        raise no_file(annotations, ".json", ".csv")
+    if _is_table(annotations):
         return data.rle_csv(annotations, images, labels=arguments.labels)
     if arguments.labels:
         raise ValueError("--labels must be left out: the JSON file names the classes.")
     return data.coco(annotations, images)
 
 
+def _is_table(annotations):
+    return os.path.splitext(annotations)[1].lower() == ".csv"
+
+
 def _validation_folder(arguments):
     if not arguments.val_images:
         return None
-    with _named_as("val_"):
+    named = {name: f"val_{name}" for name in ("images", "masks", "annotations")}
+    with _renamed(named):
         return _folder(arguments, "val_")
 
 
 @contextlib.contextmanager
-def _named_as(prefix):
-    """Puts a prefix before the names of arguments in errors."""
+def _renamed(names):
+    """Names arguments in errors as the command line does."""
     try:
         yield
     except (ValueError, OSError) as error:
         text = str(error)
-        for name in ("images", "masks", "annotations"):
-            text = text.replace(f"`{name}`", f"`{prefix}{name}`")
+        for old, new in names.items():
+            text = re.sub(rf"`{old}(?=[`=])", f"`{new}", text)
         if text == str(error):
             raise
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(text) from error
-
-
-def _listed(labels):
-    return ", ".join(labels) if labels else "none"

@@ -11,10 +11,11 @@ import sys
 
 import keras
 
-from keras_encnet import data, training
-from keras_encnet.command_data import all_pairs, evaluation_pairs, training_pairs
+from keras_encnet import data
+from keras_encnet.cli_words import in_options
+from keras_encnet.command_data import all_pairs, evaluation_pairs
+from keras_encnet.command_training import train as train
 from keras_encnet.convert import backbone_from_checkpoint, is_backbone, read_checkpoint
-from keras_encnet.data.conventions import ignore_index_for
 from keras_encnet.data.folders import image_paths
 from keras_encnet.demo.demo import run as run_demo
 from keras_encnet.export import verify
@@ -26,20 +27,6 @@ from keras_encnet.models.encnet import EncNet
 from keras_encnet.presets import list_presets, save_preset
 from keras_encnet.presets.cache import cache_directory
 
-# Arguments of `train` that may differ when it resumes. Data is compared by what it holds.
-FREE = (
-    "out",
-    "epochs",
-    "validate_every",
-    "dataset",
-    "root",
-    "camvid",
-    "split",
-    "val_split",
-    "val_share",
-)
-FREE += ("images", "masks", "annotations", "val_images", "val_masks", "val_annotations")
-
 # Arguments that `segment` of a model has too.
 HOW = ("resize", "window", "stride", "ratios", "flip", "protocol", "batch_size")
 
@@ -48,36 +35,6 @@ RESULTS = "_labels.png", "_overlay.png"  # what `segment` writes for each photog
 
 def demo(arguments):
     run_demo(arguments.out, seed=arguments.seed)
-
-
-def train(arguments):
-    out = pathlib.Path(arguments.out)
-    pairs, validation = training_pairs(arguments)
-    num_classes = arguments.num_classes or (pairs.labels and len(pairs.labels))
-    batches = data.batches(
-        pairs,
-        size=arguments.size,
-        batch_size=arguments.batch_size,
-        augment=True,
-        seed=arguments.seed,
-    )
-    settings = {name: value for name, value in vars(arguments).items() if name not in FREE}
-    model = training.train(
-        lambda: _compiled_model(
-            arguments, pairs, num_classes, steps=arguments.epochs * batches.steps_per_epoch
-        ),
-        batches,
-        directory=out / "training",
-        epochs=arguments.epochs,
-        settings={**settings, "labels": pairs.labels, "num_classes": num_classes},
-        validation_data=validation
-        and data.batches(validation, size=None, batch_size=arguments.batch_size),
-        validation_freq=arguments.validate_every,
-    )
-    model.save_to_preset(out / "model")
-    print(f"\nThe model is in {out / 'model'}.")
-    if validation:
-        print(evaluate_model(model, validation))
 
 
 def segment(arguments):
@@ -183,7 +140,7 @@ def check_data(arguments):
     if arguments.picture:
         with replacing(arguments.picture) as unfinished:
             survey.picture().save(unfinished, format="PNG")
-    print(survey.text(command_line=True))
+    print(in_options(survey.text(command_line=True), "check-data"))
     return 0 if survey.ok else 1
 
 
@@ -283,45 +240,6 @@ def result_names(photos):
         paths = [path.relative_to(common) for path in paths]
         names = [path.with_suffix("").as_posix() for path in paths]
     return names if len(set(names)) == len(paths) else [path.as_posix() for path in paths]
-
-
-# === Models ===
-
-
-def _compiled_model(arguments, pairs, num_classes, steps):
-    # The new weights, and where dropout begins.
-    keras.utils.set_random_seed(arguments.seed)
-    if arguments.preset:
-        model = EncNet.from_preset(
-            arguments.preset, num_classes=num_classes, labels=pairs.labels, dtype=arguments.dtype
-        )
-    else:
-        model = EncNet(
-            arguments.backbone or "resnet50",
-            num_classes,
-            labels=pairs.labels,
-            palette=pairs.palette,
-            ignore_index=ignore_index_for(num_classes),
-            width=arguments.width or 1.0,
-            head_channels=arguments.head_channels or 512,
-            laterals=arguments.laterals,
-            backbone_weights=arguments.backbone_weights,
-            dtype=arguments.dtype,
-        )
-    weights = training.class_weights(pairs, num_classes).tolist() if arguments.balance else None
-    model.compile(_optimizer(arguments, steps), class_weight=weights)
-    return model
-
-
-def _optimizer(arguments, steps):
-    trained = arguments.preset or arguments.backbone_weights
-    if (arguments.optimizer or ("sgd" if trained else "adamw")) == "sgd":
-        initial = arguments.learning_rate or 0.01
-        return training.SGD(training.PolynomialDecay(initial, steps=steps, end=min(1e-4, initial)))
-    rate = training.PolynomialDecay(
-        arguments.learning_rate or 1e-3, steps=steps, end=0.0, warmup=min(100, steps // 20)
-    )
-    return keras.optimizers.AdamW(rate, weight_decay=0.01)
 
 
 def _cache_jax_compilations():

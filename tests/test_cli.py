@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +14,9 @@ from PIL import Image
 from golden.files import tiny_state, write_safetensors
 from keras_encnet import EncNet, __version__, cli, commands
 from keras_encnet.cli import main
-from keras_encnet.cli_arguments import COMMANDS, PROTOCOLS, make_parser
-from keras_encnet.cli_types import DATASETS, MIN_SIDE
+from keras_encnet.cli_arguments import COMMANDS, make_parser
+from keras_encnet.cli_options import PROTOCOLS
+from keras_encnet.cli_types import DATASETS, LOSSES, MIN_SIDE, STAGES
 from keras_encnet.data import datasets
 from keras_encnet.data.advice import MaskError, is_outside, readings
 from keras_encnet.data.conventions import MIN_SIZE
@@ -25,7 +25,7 @@ from keras_encnet.export.export import export_model
 from keras_encnet.export.formats import FORMATS
 from keras_encnet.inference import geometry, video
 from keras_encnet.inference.records import open_journal, record_of
-from keras_encnet.training import SGD
+from keras_encnet.training.losses import LOSSES as LOSS_TABLE
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +178,36 @@ TRAIN = "train --images i --masks m --labels a,b --out x"
         ("export m p --calibration c", "--calibration is only of use with --quantize int8"),
         ("export m p --format onnx --version 1", "--version is only for --format tf_saved_model"),
         ("nonsense", "invalid choice: 'nonsense'"),
+        ("train --recipe ade20k_r50 --out x", "--recipe needs --root, the directory of its data set"),
+        ("train --recipe ade20k_r50 --root no --out x", "--root must be a directory. Received: 'no'"),
+        (f"{TRAIN} --epochs 2 --steps 3", "--epochs and --steps are two ways to give the length"),
+        (f"{TRAIN} --batch-size 8 --accumulate 3", "--accumulate must divide --batch-size, 8. .*: 3"),
+        (f"{TRAIN} --loss dice:0.5 dice", "--loss must have each loss once. Received: dice twice"),
+        (f"{TRAIN} --loss cake", "--loss: must be NAME or NAME:WEIGHT, with one of cross_entropy, lab"),
+        (f"{TRAIN} --early-stopping 3", "--early-stopping needs validation: --val-share 0.2"),
+        (f"{TRAIN} --flip 2", "--flip: must be between 0 and 1"),
+        (f"{TRAIN} --set momentum", "--set: must be NAME=VALUE, momentum=0.8 for instance"),
+        (
+            f"{TRAIN} --labels 1:a,2:b",
+            "--labels must be names alone, unless .* --labels a,b in the ord",
+        ),
+        (f"{TRAIN} --palette 1,2", "--palette: must be a colour, 128,64,128 or #804080"),
+        (f"{TRAIN} --palette 1,2,3", "--palette must have a colour for each of the 2 --labels. .*: 1"),
+        (f"{TRAIN} --label-map 1,2,3:0", "--label-map renames colours only together with --palette"),
+        (f"{TRAIN} --image-feature a", "--image-feature is only of use with --dataset tfds/NAME"),
+        (
+            "train --dataset tfds/a --image-feature a --out x",
+            "--image-feature and --mask-feature must be given together",
+        ),
+        (
+            "train --images i --annotations a.json --num-classes 2 --out x",
+            "--annotations already says what --num-classes would",
+        ),
     ],
 )
 def test_wrong_arguments_are_named_below_the_usage(command, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in usage_error(command, capsys)
+    assert re.search(message, usage_error(command, capsys)), message
     assert not list(tmp_path.iterdir())
 
 
@@ -210,42 +235,9 @@ def test_the_tables_of_choices_are_those_of_the_package():
     assert MIN_SIDE == MIN_SIZE and tuple(geometry.PROTOCOLS) == PROTOCOLS
     assert {name.replace("-", "_") for name in COMMANDS} <= set(vars(commands))
     assert set(DATASETS) == set(datasets.DATASETS)
-
-
-# === Training ===
-
-
-def test_the_seed_decides_the_weights():
-    models = []
-    for seed in (1, 1, 2):
-        arguments = make_parser().parse_args(
-            [*f"{TRAIN} --backbone resnet18".split(), "--seed", f"{seed}"]
-        )
-        arguments.width, arguments.head_channels = 0.125, 8
-        pairs = scenes(1, size=(64, 80))
-        models.append(commands._compiled_model(arguments, pairs, len(pairs.labels), 10).get_weights())
-    for a, b in zip(models[0], models[1], strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert any(np.any(a != c) for a, c in zip(models[0], models[2], strict=True))
-
-
-@pytest.mark.parametrize(
-    "options,optimizer,rate",
-    [
-        ("", keras.optimizers.AdamW, 1e-3),
-        ("--backbone-weights imagenet", SGD, 0.01),
-        ("--preset ade20k_r50", SGD, 0.01),
-        ("--preset ade20k_r50 --optimizer adamw --learning-rate 3e-4", keras.optimizers.AdamW, 3e-4),
-        ("--optimizer sgd", SGD, 0.01),
-        ("--optimizer sgd --learning-rate 5e-5", SGD, 5e-5),
-    ],
-)
-def test_the_optimizer_fits_the_weights_that_training_starts_from(options, optimizer, rate):
-    arguments = make_parser().parse_args(f"{TRAIN} {options}".split())
-    made = commands._optimizer(arguments, steps=10)
-    assert isinstance(made, optimizer)
-    schedule = keras.optimizers.schedules.deserialize(made.get_config()["learning_rate"])
-    assert (schedule.initial, schedule.steps) == (rate, 10)
+    assert tuple(LOSS_TABLE) == LOSSES
+    stages = {layer.name.partition("_")[0] for layer in EncNet("resnet18", 2).backbone.layers}
+    assert {*STAGES, "stem", "stage4", "images"} == stages
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -499,7 +491,7 @@ def test_names_of_classes_must_be_the_model_s(files, model, capsys):
         f"evaluate --images {files}/images --masks {files}/masks --model {model} --labels {labels}"
     )
     assert main(command.split()) == 1
-    assert "in the same order. Received: person, sign" in capsys.readouterr().err
+    assert "in the same order. Received: " in capsys.readouterr().err
 
 
 # === The process ===

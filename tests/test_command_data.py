@@ -204,7 +204,8 @@ def test_other_classes_for_validation_are_an_error(coco):
         f"train --images {coco}/photos --annotations {coco}/train.json --val-images {coco}/photos "
         f"--val-annotations {coco}/val.json --out x"
     )
-    with pytest.raises(ValueError, match="background, dog, and for training background, cat"):
+    message = "label 1 is 'cat' in the training data and 'dog' in the val.*same 'categories', with the"
+    with pytest.raises(ValueError, match=message):
         training_pairs(parsed(command))
 
 
@@ -238,6 +239,99 @@ def test_names_of_classes_are_those_of_the_json(coco):
     command = f"train --images {coco}/photos --annotations {coco}/train.json --labels a --out x"
     with pytest.raises(ValueError, match="--labels must be left out"):
         training_pairs(parsed(command))
+
+
+def test_classes_of_a_table_have_names(coco, capsys):
+    (coco / "codes.csv").write_text("ImageId,ClassId,EncodedPixels\n0.jpg,2,1 16\n1.jpg,1,1 1\n")
+    command = f"--images {coco}/photos --annotations {coco}/codes.csv --labels"
+    pairs = evaluation_pairs(parsed(f"evaluate {command} 1:scratch,2:dent --model m"))
+    assert pairs.labels == ("background", "scratch", "dent") and pairs.mask(0)[0, 0] == 2
+    # The remedy of the error is what works.
+    assert main(f"check-data {command} scratch,dent".split()) == 1
+    assert "Name each class of the file: --labels 1:scratch,2:dent." in capsys.readouterr().err
+
+
+def test_masks_of_colours(tmp_path):
+    draw(tmp_path / "images", ["0.png"])
+    (tmp_path / "masks").mkdir()
+    mask = Image.new("RGB", SIZE, (128, 64, 128))
+    mask.paste((0, 0, 0), (0, 0, 48, 8))
+    mask.paste((255, 0, 0), (0, 8, 48, 16))
+    mask.save(tmp_path / "masks" / "0.png")
+    command = (
+        f"evaluate --images {tmp_path}/images --masks {tmp_path}/masks --labels road,car "
+        "--palette 128,64,128 #ff0000 --label-map 0,0,0:255 --model m"
+    )
+    pairs = evaluation_pairs(parsed(command))
+    assert pairs.mask(0)[::8, 0].tolist() == [255, 1, 0, 0]
+    assert pairs.palette.tolist() == [[128, 64, 128], [255, 0, 0]]
+
+
+def test_features_of_tensorflow_datasets_are_named(monkeypatch):
+    given = []
+    monkeypatch.setattr(data, "tfds", lambda *names, **options: given.append((names, options)))
+    all_pairs_of = "check-data --dataset tfds/pets:1.0.0 --root d --labels a,b --label-map 1:0 2:1"
+    all_pairs(parsed(f"{all_pairs_of} --image-feature photo --mask-feature classes"))
+    assert given == [
+        (
+            ("pets:1.0.0", "train"),
+            {
+                "data_dir": "d",
+                "image": "photo",
+                "mask": "classes",
+                "labels": ["a", "b"],
+                "label_map": {1: 0, 2: 1},
+            },
+        )
+    ]
+
+    def failing(*_, **__):
+        raise ValueError("`mask` must be a feature. `data_dir`")
+
+    monkeypatch.setattr(data, "tfds", failing)
+    with pytest.raises(ValueError, match="`mask_feature` must be a feature. `root`"):
+        all_pairs(parsed("check-data --dataset tfds/pets"))
+
+
+def test_a_directory_of_annotations_is_told_its_files(coco, capsys):
+    command = f"check-data --images {coco}/photos --annotations {coco}"
+    assert main(command.split()) == 1
+    error = capsys.readouterr().err
+    assert f"{coco} is a directory" in error.replace("'", "")
+    assert f"Give the path of the .json or .csv file: {coco}/train.json, {coco}/val.json" in error
+    assert main(f"check-data --images {coco} --annotations {coco}/train.json".split()) == 1
+    assert f"They are in '{coco}/photos': give it as --images" in capsys.readouterr().err
+
+
+def test_masks_with_an_affix_are_told_the_options(tmp_path, capsys):
+    draw(tmp_path / "i", ["0.jpg", "1.jpg"])
+    draw(tmp_path / "m", ["0_mask.png", "1_mask.png"], value=0)
+    command = f"check-data --images {tmp_path}/i --masks {tmp_path}/m"
+    assert main(command.split()) == 1
+    remedy = f"pass --images '{tmp_path}/i/*.jpg', --masks '{tmp_path}/m/*_mask.png'."
+    assert remedy in capsys.readouterr().err
+
+
+def test_swapped_masks_are_told_the_options(tmp_path, capsys):
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), "uint8")
+    draw(tmp_path / "m", ["0.png"], value=0)
+    (tmp_path / "i").mkdir()
+    Image.fromarray(photo).save(tmp_path / "i" / "0.jpg", quality=95)
+    assert main(f"check-data --images {tmp_path}/m --masks {tmp_path}/i --labels a,b".split()) == 1
+    assert "Swap --images and --masks." in capsys.readouterr().out
+
+
+def test_a_share_that_is_too_small_is_told_the_least_one(coco):
+    command = f"train --images {coco}/photos --annotations {coco}/train.json --val-share 0.01 --out x"
+    with pytest.raises(ValueError, match=r"\(0.99, 0.01\) of 10 pairs. Give each part 0.1 or more"):
+        training_pairs(parsed(command))
+
+
+def test_a_recipe_brings_its_data_set(camvid):
+    command = f"train --recipe ade20k_r50 --root {camvid} --out x"
+    assert parsed(command).dataset is None
+    chosen = parsed(f"{command} --dataset camvid")
+    assert len(training_pairs(chosen)[0]) == 3
 
 
 def test_a_split_that_is_not_there_is_left_out_of_a_check(camvid):

@@ -122,10 +122,12 @@ def test_rooms_import_only_what_they_may():
     assert importers("keras_encnet") <= {"cli"}
     assert importers("cli") == {"__main__"}
     assert importers("commands") == {"cli"}
-    assert importers("command_data") == {"commands"}
+    assert importers("command_data") == {"commands", "command_training"}
+    assert importers("command_training") == {"commands"}
     assert not rooms("layers")
     assert rooms("data") <= {"files"}
-    assert rooms("training") <= {"data", "files", "inference", "version"}
+    assert rooms("zoo") <= {"data"}
+    assert rooms("training") <= {"data", "files", "inference", "layers", "zoo", "version"}
     assert rooms("inference") <= {"data", "files", "layers", "version"}
     assert rooms("convert") <= {"data", "inference", "layers", "models"}
     assert rooms("presets") <= {
@@ -136,6 +138,7 @@ def test_rooms_import_only_what_they_may():
         "layers",
         "processes",
         "version",
+        "zoo",
     }
 
 

@@ -23,7 +23,7 @@ from keras_encnet import EncNet, list_presets
 from keras_encnet.presets import save_preset
 from keras_encnet.presets.directory import WEIGHTS
 from keras_encnet.presets.download import download_release
-from keras_encnet.presets.table import Preset, find, suggestion
+from keras_encnet.zoo.table import Preset, find, suggestion
 
 HERE = pathlib.Path(__file__).resolve().parent
 SIZE = (130, 128)

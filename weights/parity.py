@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_encnet import EncNet, list_presets
 from keras_encnet.files import replacing
-from keras_encnet.presets.table import Preset
+from keras_encnet.zoo.table import Preset
 
 HERE = pathlib.Path(__file__).resolve().parent
 RESULTS, README = HERE / "parity.json", HERE / "README.md"

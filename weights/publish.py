@@ -5,7 +5,7 @@
 A preset is published as `NAMESPACE/encnet_NAME`: its files in `weights/out/`, if their checksum is the
 manifest's, a card, and a picture of the model's result for `--photo` (default: a street scene that the
 package draws). `--dry-run` lists the files and writes the cards into `weights/out/cards/` without
-publishing. The last lines printed are the `hub` entries for `keras_encnet/presets/models.json`, which
+publishing. The last lines printed are the `hub` entries for `keras_encnet/zoo/models.json`, which
 make `from_preset` download from there.
 """
 
@@ -22,7 +22,7 @@ from keras_encnet.demo import scenes
 from keras_encnet.presets.card import model_card
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.hub import publish
-from keras_encnet.presets.table import Preset, find
+from keras_encnet.zoo.table import Preset, find
 
 
 def main(argv: list[str] | None = None) -> None:

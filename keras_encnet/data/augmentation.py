@@ -11,29 +11,55 @@ import numpy as np
 
 from keras_encnet.data.conventions import is_integer
 
-SCALE, FLIP = (0.5, 2.0), 0.5  # those of mmsegmentation's recipes
+SCALE, MAX_CLASS_SHARE, FLIP = (0.5, 2.0), 0.75, 0.5  # those of mmsegmentation's recipes
 PHOTOMETRIC = ("brightness", "contrast", "saturation", "hue")
+# The ImageNet mean (123.675, 116.28, 103.53), rounded: at most 0.009 after normalization.
+PADDING = (124, 116, 104)
+# The default of each argument, and the value that turns it off.
+HARMLESS = {
+    "resize": (None,),
+    "scale": (SCALE, (1, 1)),
+    "antialias": (False,),
+    "max_class_share": (MAX_CLASS_SHARE, 1),
+    "flip": (FLIP, 0),
+    "photometric": (True, False),
+    "blur": (0,),
+    "padding": (PADDING,),
+    "repeat": (1,),
+}
 
 
 def check_augmentation(
     *,
-    resize: tuple[int, int] | None = None,
+    resize: tuple[int, int] | Mapping | None = None,
     scale: tuple[float, float] = SCALE,
+    antialias: bool = False,
+    max_class_share: float = MAX_CLASS_SHARE,
     flip: float = FLIP,
     photometric: bool | Mapping = True,
+    blur: float = 0.0,
+    padding: Sequence[int] = PADDING,
 ) -> None:
     """Checks the arguments of the augmentation.
 
     Args:
         resize: `(long, short)` sides in pixels that an image is fitted into at ratio 1, in either
-            order. `None` keeps its size.
+            order. `{"short": 520}` or `{"long": 520}` gives the pixels of one side at ratio 1: its
+            length is then drawn instead of a ratio, as in PyTorch-Encoding. `None` keeps the size.
         scale: smallest and largest ratio of the random resizing. `(1, 1)` turns it off.
+        antialias: whether to resize as Pillow does: the image with antialiasing, which makes large
+            images smoother that shrink, and the mask at the centres of pixels. Otherwise as OpenCV.
+        max_class_share: crops are drawn again, up to ten times, if one class has this share or more of
+            the pixels that are not ignored, or is alone; `cat_max_ratio` in mmsegmentation. 1 allows
+            every crop.
         flip: probability that an image is mirrored left to right. 0 turns it off.
         photometric: whether colours are changed, each property with a probability of 1/2. A dict
             says which of them, and how far: `"brightness"` in levels (0 to 255), `"contrast"` and
             `"saturation"` as smallest and largest factor, `"hue"` as an integer (0 to 90) of which 180
             are a full turn. `True` is `{"brightness": 32, "contrast": (0.5, 1.5), "saturation": (0.5,
             1.5), "hue": 18}`.
+        blur: probability of a Gaussian blur with a radius between 0 and 1 pixels. 0 turns it off.
+        padding: colour that fills images which are smaller than the crop, RGB in [0, 255].
 
     Raises:
         ValueError: if one of them is something else.
@@ -43,18 +69,32 @@ def check_augmentation(
     ...
     ValueError: `scale` must be (smallest, largest), two positive numbers. Received: (2, 1). ...
     """
-    if resize is not None and not (_is_two(resize) and all(is_integer(s) and s > 0 for s in resize)):
+    if not _is_resize(resize):
         raise ValueError(
-            f"`resize` must be (long, short), two positive integers, or None. Received: {resize!r}"
+            "`resize` must be (long, short), two positive integers, or {'short': pixels} or "
+            f"{{'long': pixels}}, or None. Received: {resize!r}"
         )
     if not _is_interval(scale) or scale[0] == 0:
         raise ValueError(
             f"`scale` must be (smallest, largest), two positive numbers. Received: {scale!r}. "
             "(1, 1) turns random resizing off."
         )
-    if not _is_number(flip) or not 0 <= flip <= 1:
+    if not isinstance(antialias, bool):
+        raise ValueError(f"`antialias` must be True or False. Received: {antialias!r}")
+    if not _is_number(max_class_share) or not 0 < max_class_share <= 1:
         raise ValueError(
-            f"`flip` must be a probability, a number from 0 to 1. Received: {flip!r}. 0 turns it off."
+            "`max_class_share` must be a number above 0, up to 1. Received: "
+            f"{max_class_share!r}. 1 allows every crop."
+        )
+    for name, value in {"flip": flip, "blur": blur}.items():
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise ValueError(
+                f"`{name}` must be a probability, a number from 0 to 1. Received: {value!r}. "
+                "0 turns it off."
+            )
+    if np.shape(padding) != (3,) or not all(is_integer(v) and 0 <= v <= 255 for v in padding):
+        raise ValueError(
+            f"`padding` must be an RGB colour, three integers from 0 to 255. Received: {padding!r}"
         )
     if isinstance(photometric, bool):
         return
@@ -74,32 +114,22 @@ def check_augmentation(
             raise ValueError(f"`photometric[{name!r}]` must be {kind}. Received: {value!r}")
 
 
-def check_unused(
-    *,
-    resize: tuple[int, int] | None,
-    scale: tuple[float, float],
-    flip: float,
-    photometric: bool | Mapping,
-    repeat: int,
-) -> None:
+def check_unused(**options) -> None:
     """Raises an error if an argument asks for what is not done without the augmentation.
 
-    Default values and those that turn something off are valid. They must have been checked.
+    Args:
+        **options: arguments of `check_augmentation`, which has checked them, and `repeat`. Default
+            values and those that turn something off are valid.
 
-    >>> check_unused(resize=None, scale=(1, 1), flip=0.25, photometric=False, repeat=1)
+    >>> check_unused(scale=(1, 1), flip=0.25, photometric=False)
     Traceback (most recent call last):
     ...
     ValueError: `flip` must be left out without augment=True, which it is a part of. Received: 0.25
     """
-    unused = {
-        "resize": (resize, resize is None),
-        "scale": (scale, tuple(scale) in (SCALE, (1, 1))),
-        "flip": (flip, flip in (FLIP, 0)),
-        "photometric": (photometric, isinstance(photometric, bool)),
-        "repeat": (repeat, repeat == 1),
-    }
-    for name, (value, is_harmless) in unused.items():
-        if not is_harmless:
+    for name, value in options.items():
+        if isinstance(value, (Sequence, np.ndarray)):
+            value = tuple(value)
+        if value not in HARMLESS[name]:
             raise ValueError(
                 f"`{name}` must be left out without augment=True, which it is a part of. "
                 f"Received: {value!r}"
@@ -174,6 +204,16 @@ def transformed(
 
 def _is_number(value):
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_resize(value):
+    if isinstance(value, Mapping):
+        return list(value) in (["short"], ["long"]) and _are_positive(value.values())
+    return value is None or (_is_two(value) and _are_positive(value))
+
+
+def _are_positive(values):
+    return all(is_integer(value) and value > 0 for value in values)
 
 
 def _is_two(value):

@@ -9,7 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
-from keras_encnet.data.augmentation import FLIP, SCALE, check_augmentation, check_unused, transformed
+from keras_encnet.data.augmentation import (
+    FLIP,
+    MAX_CLASS_SHARE,
+    PADDING,
+    SCALE,
+    check_augmentation,
+    check_unused,
+    transformed,
+)
 from keras_encnet.data.checks import check_has_masks, check_mask, check_sizes
 from keras_encnet.data.conventions import IGNORE_INDEX, check_image_size, check_integer, is_integer
 from keras_encnet.data.images import read_image
@@ -29,13 +37,18 @@ def batches(
     augment: bool = False,
     transform: Callable | None = None,
     seed: int | None = None,
-    resize: tuple[int, int] | None = None,
+    resize: tuple[int, int] | Mapping | None = None,
     scale: tuple[float, float] = SCALE,
+    antialias: bool = False,
+    max_class_share: float = MAX_CLASS_SHARE,
     flip: float = FLIP,
     photometric: bool | Mapping = True,
+    blur: float = 0.0,
+    padding: Sequence[int] = PADDING,
     repeat: int = 1,
     ignore_index: int | None = None,
     workers: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> "Batches":
     """Batches of images and masks, for `fit`, `evaluate` and `predict` on every backend.
 
@@ -61,7 +74,7 @@ def batches(
             (image, mask).
         size: `(height, width)` of the images in a batch. `None`, without `augment`, keeps the sizes
             of the images. A batch then ends where the size changes.
-        batch_size: number of images in a batch.
+        batch_size: number of images in a batch; with `shard` in those of all processes together.
         augment: whether to augment the images, for training.
         transform: called as `transform(rng, image, mask)` with a `numpy.random.Generator`, an image
             `uint8` `(height, width, 3)`, RGB, and its mask `(height, width)`; returns (image, mask)
@@ -69,23 +82,34 @@ def batches(
             training see the masks without it.
         seed: integer. `None` chooses one at random, see the attribute `seed`.
         resize: `(long, short)` sides that images are fitted into before the random resizing, (2048,
-            512) for ADE20K for instance. `None` keeps their sizes.
+            512) for ADE20K for instance; or the pixels of one side, {"short": 520} or {"long": 520}.
+            `None` keeps their sizes.
         scale: smallest and largest ratio of the random resizing. `(1, 1)` turns it off.
+        antialias: whether to antialias images that shrink, as Pillow does; OpenCV does not.
+        max_class_share: crops in which one class has this share or more are drawn again, up to ten
+            times. 1 allows every crop.
         flip: probability that an image is mirrored left to right. 0 turns it off.
         photometric: whether to change brightness, contrast, saturation and hue; or a dict of those to
-            change and how far, {"brightness": 32, "contrast": (0.5, 1.5)} for instance, see
-            `keras_encnet.data.augmentation.check_augmentation`.
+            change and how far, {"brightness": 32, "contrast": (0.5, 1.5)} for instance.
+        blur: probability of a Gaussian blur. 0 turns it off.
+        padding: RGB colour that fills images which are smaller than the crop. For more about these
+            eight see `keras_encnet.data.augmentation.check_augmentation`.
         repeat: how often each pair occurs in an epoch, more than once for a tiny data set.
         ignore_index: mask value of the padding. Default: that of the model that gets the batches, see
             `Batches.use_ignore_index`; 255 until then.
         workers: number of processes that prepare the images, on Linux. 0 uses threads, which are
             enough for a model on the same processor. For a GPU, give it as many as there are cores:
             threads keep little more than one core busy. The batches are the same.
+        shard: `(index, count)` for process `index` of `count`, from 0: its part of each batch. Together
+            the parts are the batch without `shard`, and all processes have the same steps.
 
     Returns:
         `Batches`. `[i]` is batch `i` of the current epoch: images `uint8` `(batch, height, width, 3)`
         and masks `(batch, height, width)`, `uint8`, or `int32` if they are from 16-bit files or
-        `ignore_index` is above 255.
+        `ignore_index` is above 255. For several devices, with `shard` or in `keras.distribution`, masks
+        are `int32`, and incomplete batches are completed: by black images, ignored everywhere, whose
+        weight in a third array, `float32` `(batch,)`, is 0 and not 1. A model's `evaluate` counts each
+        image once.
 
     Raises:
         ValueError: if there are no pairs, they have no masks, or an argument is invalid or has no
@@ -121,7 +145,16 @@ def batches(
             "`transform` must be a function, called as transform(rng, image, mask), or None. "
             f"Received: {transform!r}"
         )
-    options = {"resize": resize, "scale": scale, "flip": flip, "photometric": photometric}
+    options = {
+        "resize": resize,
+        "scale": scale,
+        "antialias": antialias,
+        "max_class_share": max_class_share,
+        "flip": flip,
+        "photometric": photometric,
+        "blur": blur,
+        "padding": padding,
+    }
     check_augmentation(**options)
     check_integer("repeat", repeat)
     if not augment:
@@ -147,6 +180,7 @@ def batches(
         )
     if ignore_index is not None:
         check_integer("ignore_index", ignore_index, 0)
+    _check_shard(shard, batch_size)
 
     def prepare(ignore_index, i, epoch, position):
         image, mask = pairs[i]
@@ -169,7 +203,17 @@ def batches(
         return image, mask
 
     return Batches(
-        pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index, workers
+        pairs,
+        prepare,
+        batch_size,
+        size,
+        augment,
+        transform,
+        seed,
+        repeat,
+        ignore_index,
+        workers,
+        shard,
     )
 
 
@@ -186,11 +230,14 @@ class Batches(keras.utils.PyDataset):
 
     Attributes:
         pairs: the pairs that the batches are made of.
+        batch_size: number of images in a batch of all processes.
+        shard: `(index, count)` of this process.
         transform: the function of one's own, or `None`.
         seed: seed of the random choices.
         steps_per_epoch: number of batches in a complete epoch.
         step: global step of batch `[0]`.
         ignore_index: mask value of the padding.
+        length: how many batches `fit` calls an epoch; `None` for an epoch of the data.
     """
 
     # Keras's own worker threads (`workers` > 1) keep batches that they prefetched for an interrupted
@@ -198,10 +245,23 @@ class Batches(keras.utils.PyDataset):
     # threads of this class prepare batches by global step, which cannot be confused.
 
     def __init__(
-        self, pairs, prepare, batch_size, size, augment, transform, seed, repeat, ignore_index, workers
+        self,
+        pairs,
+        prepare,
+        batch_size,
+        size,
+        augment,
+        transform,
+        seed,
+        repeat,
+        ignore_index,
+        workers,
+        shard,
     ):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
+        self.shard, part = tuple(map(int, shard)), batch_size // shard[1]
+        self._part = slice(shard[0] * part, (shard[0] + 1) * part)  # of each batch
         self.augment, self.transform, self.seed, self.repeat = augment, transform, seed, repeat
         self.ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
         self._ignore_index_is_given = ignore_index is not None
@@ -210,7 +270,7 @@ class Batches(keras.utils.PyDataset):
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self._processes = None
         if workers:
-            self._processes = Workers(prepare, workers, size, batch_size=batch_size, ahead=AHEAD + 1)
+            self._processes = Workers(prepare, workers, size, batch_size=part, ahead=AHEAD + 1)
         self._ahead = {}  # global step: futures of its images and masks
         self._order = None, None  # an epoch, and the order of the pairs in it
         if augment:
@@ -218,6 +278,7 @@ class Batches(keras.utils.PyDataset):
         else:
             self._groups = _groups(pairs, batch_size, by_size=size is None)
             self.steps_per_epoch = len(self._groups)
+        self.length = None
         self.start_at(0)
 
     def start_at(self, step: int) -> "Batches":
@@ -238,7 +299,7 @@ class Batches(keras.utils.PyDataset):
         return self
 
     def read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of global step `step`, wherever the training is, which does not notice.
+        """The images and masks of global step `step`, wherever the training is, which does not notice.
 
         >>> pairs = [(np.zeros((32, 32, 3), "uint8"), np.full((32, 32), i, "uint8")) for i in range(6)]
         >>> training = batches(pairs, size=(32, 32), batch_size=3, augment=True, scale=(1, 1), seed=0)
@@ -250,10 +311,11 @@ class Batches(keras.utils.PyDataset):
         with self._lock:
             places = self._places(step)
         # In threads: the workers' memory is for the steps of training.
-        return _stacked([self._pool.submit(self._prepare, *place) for place in places])
+        samples = [self._pool.submit(self._prepare, *place) for place in places]
+        return _stacked(samples, self._size_at(step))
 
     def indices(self, step: int) -> list[int]:
-        """The indices of the pairs in the batch of global step `step`."""
+        """The indices of the pairs in this process's part of the batch of global step `step`."""
         check_integer("step", step, 0)
         with self._lock:
             return [i for i, *_ in self._places(step)]
@@ -287,7 +349,7 @@ class Batches(keras.utils.PyDataset):
             self._ahead = {}  # prepared with another padding
 
     def __len__(self):
-        return self.steps_per_epoch - self.step % self.steps_per_epoch
+        return self.length or self.steps_per_epoch - self.step % self.steps_per_epoch
 
     def __getitem__(self, i):
         with self._lock:
@@ -302,7 +364,19 @@ class Batches(keras.utils.PyDataset):
             ahead = self._ahead
             self._ahead = {s: ahead.get(s) or self._submit(s) for s in range(step, last + 1)}
             samples = self._ahead[step]
-        return _stacked(samples)
+        images, masks = _stacked(samples, self._size_at(step))
+        if self.shard[1] == 1 and keras.distribution.distribution() is None:
+            return images, masks
+        # The same dtype in every process.
+        masks = masks.astype("int32")
+        if self.augment or all(len(group) == self.batch_size for group in self._groups):
+            return images, masks
+        missing = self._part.stop - self._part.start - len(images)
+        return (
+            _completed(images, missing, 0),
+            _completed(masks, missing, self.ignore_index),
+            _completed(np.ones(len(images), "float32"), missing, 0),
+        )
 
     # Keras calls these two at the start and end of an epoch, but also around the first one or two
     # batches that it reads for their shapes, and after an interruption it does not call
@@ -339,12 +413,18 @@ class Batches(keras.utils.PyDataset):
         epoch, k = divmod(step, self.steps_per_epoch)
         # Position 0 of the seeds belongs to the shuffling.
         if not self.augment:
-            return [(i, 0, i + 1) for i in self._groups[k]]
+            return [(i, 0, i + 1) for i in self._groups[k][self._part]]
         if self._order[0] != epoch:
             self._order = epoch, self._shuffled(epoch)
         order = self._order[1]
-        positions = range(k * self.batch_size, (k + 1) * self.batch_size)
+        positions = range(k * self.batch_size, (k + 1) * self.batch_size)[self._part]
         return [(order[p], epoch, p + 1) for p in positions]
+
+    def _size_at(self, step):
+        """Height and width of the images of a global step."""
+        if self.size is not None:
+            return self.size
+        return self.pairs.image_size(self._groups[step % self.steps_per_epoch][0])
 
     def _shuffled(self, epoch):
         rng = np.random.default_rng([self.seed, epoch, 0])
@@ -355,10 +435,29 @@ class Batches(keras.utils.PyDataset):
         return f"<{self.steps_per_epoch} batches of {self.batch_size} from {self.pairs!r}>"
 
 
-def _stacked(samples):
-    """The batch of futures of images and masks."""
+def _check_shard(shard, batch_size):
+    if np.shape(shard) != (2,) or not all(map(is_integer, shard)) or not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            "`shard` must be (index, count), the number of a process, from 0, and how many there are. "
+            f"Received: {shard!r}"
+        )
+    if batch_size % shard[1]:
+        raise ValueError(
+            "`batch_size` must be a multiple of the number of processes, because it is that of all of "
+            f"them together. Received: batch_size={batch_size}, shard={shard!r}"
+        )
+
+
+def _stacked(samples, size):
+    """The batch of futures of images and masks, which have `size` if there are none."""
+    if not samples:
+        return np.zeros((0, *size, 3), "uint8"), np.zeros((0, *size), "uint8")
     images, masks = zip(*[sample.result() for sample in samples], strict=True)
     return np.stack(images), np.stack(masks)
+
+
+def _completed(array, missing, value):
+    return np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1)), constant_values=value)
 
 
 def _groups(pairs, batch_size, by_size):

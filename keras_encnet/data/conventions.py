@@ -33,6 +33,29 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> tuple[
     return tuple(labels or (f"class {i}" for i in range(num_classes)))
 
 
+def labels_difference(
+    first: Sequence[str] | None, second: Sequence[str] | None, places: tuple[str, str] = ("", "")
+) -> str:
+    """How two lists of class names differ, for a message.
+
+    Args:
+        first, second: the lists, or `None` where there are no names.
+        places: where each list is from, "in the data" for instance.
+
+    >>> labels_difference(["sky", "road"], ["sky", "car"], ("in the data", "in the model"))
+    "label 1 is 'road' in the data and 'car' in the model"
+    >>> labels_difference(["sky", "road"], ["sky"])
+    '2 labels and 1'
+    """
+    here, there = (f" {place}" if place else "" for place in places)
+    first, second = first or (), second or ()
+    if len(first) != len(second):
+        return f"{len(first)} labels{here} and {len(second)}{there}"
+    i = next(i for i, label in enumerate(first) if label != second[i])
+    order = ", the same names in another order" if sorted(first) == sorted(second) else ""
+    return f"label {i} is {first[i]!r}{here} and {second[i]!r}{there}{order}"
+
+
 def class_palette(num_classes: int, palette: ArrayLike | None = None) -> np.ndarray:
     """Class colours, `uint8` `(num_classes, 3)`, RGB: `palette`, or the default colours.
 

@@ -1,5 +1,6 @@
 """Pairs of image and mask files that are read on demand, and the renaming of mask values."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from keras_encnet.data.images import read_image, read_mask
 from keras_encnet.data.pairs import Pairs
 
 MAX_VALUE = np.iinfo("int32").max  # of a mask
+FEW_COLOURS, MANY_COLOURS = 64, 1000  # at most of a mask, at least of a photograph
 
 
 class FilePairs(Pairs):
@@ -63,7 +65,17 @@ class FilePairs(Pairs):
     def mask(self, i):
         if not self.has_masks:
             return None
-        return self._map_labels(read_mask(self._masks[i], palette=self._colours))
+        try:
+            mask = read_mask(self._masks[i], palette=self._colours)
+        except ValueError as error:
+            if _are_swapped(self._images[i], self._masks[i]):
+                raise ValueError(
+                    "Masks must have a value or a colour for each class. Received: the mask "
+                    f"{self._masks[i]!r}, with as many colours as a photograph, and the image "
+                    f"{self._images[i]!r}, with as few as a mask. Swap `images` and `masks`."
+                ) from error
+            raise
+        return self._map_labels(mask)
 
     def image_size(self, i):
         return image_size(self._images[i])
@@ -115,11 +127,23 @@ class LabelMapping:
         if self._olds is None:
             return mask
         # A table is many times faster, and nearly all masks are uint8.
-        return self._table[mask] if mask.dtype == "uint8" else self._search(mask).astype("int32")
+        return self._table.take(mask) if mask.dtype == "uint8" else self._search(mask).astype("int32")
 
     def _search(self, mask):
         at = np.searchsorted(self._olds, mask).clip(max=len(self._olds) - 1)
         return np.where(self._olds[at] == mask, self._news[at], mask)
+
+
+def _are_swapped(image, mask):
+    """Whether an image looks like a mask, and its mask like a photograph."""
+    with contextlib.suppress(ValueError, OSError):
+        return _num_colours(image) <= FEW_COLOURS and _num_colours(mask) >= MANY_COLOURS
+    return False
+
+
+def _num_colours(path):
+    colours = read_image(path).astype("int32")
+    return len(np.unique(colours @ [1 << 16, 1 << 8, 1]))
 
 
 def _with_mapped_colours(colours, label_map):

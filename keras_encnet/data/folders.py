@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from numpy.typing import ArrayLike
 
 from keras_encnet.data.file_pairs import FilePairs
+from keras_encnet.data.nearby import found_nearby, likely_affixes
 from keras_encnet.data.pairs import Pairs
 
 IMAGE_ENDINGS = set(
@@ -50,9 +51,10 @@ def folder(
 
     Raises:
         FileNotFoundError: if a directory does not exist, or a directory or glob has no files.
-        ValueError: if an image has no mask or a mask no image, or two files have the same name. When
-            a pair is read: if a file is truncated or not an image, the image and its mask differ in
-            size, or a colour is not in `palette`. The message names the files.
+        ValueError: if an image has no mask or a mask no image, two files have the same name, or a file
+            is image and mask. The message has the globs that fit, if there are some. When a pair is
+            read: if a file is truncated or not an image, the image and its mask differ in size, or a
+            colour is not in `palette`. The message names the files.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -103,21 +105,81 @@ def matching_files(
         return names, paths, None
     masks = os.fspath(masks)
     mask_files = _files(masks, "masks")
-    unpaired = [image_files[key] for key in keys if key not in mask_files]
-    if unpaired:
+    _check_paired(images, image_files, masks, mask_files)
+    return names, paths, [mask_files[key] for key in keys]
+
+
+def _check_paired(images, image_files, masks, mask_files):
+    both = [path for key, path in image_files.items() if path == mask_files.get(key)]
+    bare = [path for key, path in image_files.items() if key not in mask_files]
+    lone = [path for key, path in mask_files.items() if key not in image_files]
+    globs = both or bare or lone
+    globs = globs and _fitting_globs(images, image_files, masks, mask_files)
+    remedy = globs and (
+        f"Their names differ by more than the ending: pass `images={globs[0]!r}`, `masks={globs[1]!r}`."
+    )
+    if both:
+        remedy = (
+            remedy or "Put the masks into a directory of their own, with the names of their images."
+        )
+        raise ValueError(
+            f"No file may be both image and mask. Received: {len(both)} such files in {images!r} and "
+            f"{masks!r}, {first_few(both)}. {remedy}"
+        )
+    if bare:
         raise ValueError(
             f"Every image must have a mask of the same name in {masks!r} (in a glob, the name is the "
-            f"part that * stands for). Received: {len(unpaired)} of {len(image_files)} images without "
-            f"a mask, {first_few(unpaired)}. Add the masks or move the images away."
+            f"part that * stands for). Received: {len(bare)} of {len(image_files)} images without a "
+            f"mask, {first_few(bare)}. {remedy or 'Add the masks or move the images away.'}"
         )
-    unpaired = [mask_files[key] for key in mask_files if key not in image_files]
-    if unpaired:
+    if lone:
         raise ValueError(
-            f"Every mask must have an image of the same name in {images!r}. Received: {len(unpaired)} "
-            f"of {len(mask_files)} masks without an image, {first_few(unpaired)}. Add the images or "
-            "move the masks away."
+            f"Every mask must have an image of the same name in {images!r}. Received: {len(lone)} of "
+            f"{len(mask_files)} masks without an image, {first_few(lone)}. "
+            f"{remedy or 'Add the images or move the masks away.'}"
         )
-    return names, paths, [mask_files[key] for key in keys]
+
+
+def _fitting_globs(images, image_files, masks, mask_files):
+    """Globs of the same files by which the names of most of them match, or `None`."""
+    for affixes in likely_affixes(image_files, mask_files):
+        bare = [
+            {
+                key.removeprefix(prefix).removesuffix(suffix): path
+                for key, path in files.items()
+                if key.startswith(prefix) and key.endswith(suffix)
+            }
+            for files, (prefix, suffix) in zip((image_files, mask_files), affixes, strict=True)
+        ]
+        common = bare[0].keys() & bare[1].keys()
+        globs = [
+            _with_affix(source, [files[key] for key in common], affix)
+            for source, files, affix in zip((images, masks), bare, affixes, strict=True)
+        ]
+        if common and all(globs) and _fit(*globs):
+            return globs
+    return None
+
+
+def _with_affix(source, paths, affix):
+    """The glob of the files of a directory or glob that have these ends of names, or `None`."""
+    directory, pattern = _split(source)
+    endings = {os.path.splitext(path)[1] for path in paths}
+    pattern = pattern or f"*{endings.pop() if len(endings) == 1 else '.*'}"
+    stem, ending = os.path.splitext(pattern)
+    before, star, after = stem.rpartition("*")
+    name = f"{before}{glob.escape(affix[0])}*{glob.escape(affix[1])}{after}{ending}"
+    return os.path.join(directory, name) if star else None
+
+
+def _fit(images, masks):
+    try:
+        image_files, mask_files = _files(images, "images"), _files(masks, "masks")
+    except (ValueError, FileNotFoundError):
+        return False
+    common = image_files.keys() & mask_files.keys()
+    most = max(len(image_files), len(mask_files))
+    return 2 * len(common) > most and not {*image_files.values()} & {*mask_files.values()}
 
 
 def result_name(path: str) -> str:
@@ -224,10 +286,16 @@ def _is_foreign(path):
 
 def _why_empty(source):
     if os.path.isdir(source):
-        return "a directory without files ending in .jpg, .png, …"
+        others = found_nearby(source, lambda directory: bool(_matching(directory, "")))
+        remedy = f". There are some in {others}." if others else ""
+        return f"a directory without files ending in .jpg, .png and so on{remedy}"
     if glob.has_magic(source):
         return "a glob that matches no files"
-    return "neither a directory nor a glob" if not os.path.exists(source) else "a special file"
+    if os.path.exists(source):
+        return "a special file"
+    directory = os.path.dirname(source)
+    missing = directory if directory and not os.path.isdir(directory) else source
+    return "which does not exist" if missing == source else f"where {missing!r} does not exist"
 
 
 def _wildcard_part(pattern, path):

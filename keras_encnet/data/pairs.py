@@ -3,6 +3,7 @@
 import bisect
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_encnet.data.conventions import check_integer, check_palette, is_integer
+from keras_encnet.data.conventions import (
+    check_integer,
+    check_palette,
+    is_integer,
+    labels_difference,
+)
 
 
 class Pairs(Sequence):
@@ -152,7 +158,10 @@ class Pairs(Sequence):
 
 
 def random_split(
-    pairs: Pairs | Sequence, shares: Sequence[float] | Sequence[int], *, seed: int = 0
+    pairs: Pairs | Sequence,
+    shares: float | int | Sequence[float] | Sequence[int],
+    *,
+    seed: int = 0,
 ) -> list[Pairs]:
     """Divides pairs at random. The same seed gives the same parts.
 
@@ -161,7 +170,8 @@ def random_split(
 
     Args:
         pairs: `Pairs`, or any sequence of (image, mask).
-        shares: for each part its share, and together 1; or its number of pairs, and together all.
+        shares: for each part its share, and together 1; or its number of pairs, and together all. One
+            number is that of a second part, as scikit-learn's `test_size`: 0.2 is `(0.8, 0.2)`.
         seed: integer from 0 up.
 
     Returns:
@@ -185,6 +195,8 @@ def random_split(
 
 def _ends(shares, count):
     """Where each part ends among `count` pairs."""
+    if isinstance(shares, (int, float, np.number)):
+        shares = (count - shares if is_integer(shares) else 1 - shares, shares)
     shares = list(shares)
     counts = bool(shares) and all(map(is_integer, shares))
     numbers = counts or all(isinstance(share, (float, np.floating)) for share in shares)
@@ -206,8 +218,11 @@ def _ends(shares, count):
         )
     ends = np.rint(np.cumsum(shares) / total * count).astype(int).tolist()
     if 0 in np.diff([0, *ends]):
+        enough = math.ceil(1000 / count) / 1000
+        fewer = len(shares) > count
         raise ValueError(
-            f"Every part must have a pair or more. Received: shares {tuple(shares)} of {count} pairs"
+            f"Every part must have one pair or more. Received: shares {tuple(shares)} of {count} "
+            f"pairs. {'Make fewer parts' if fewer else f'Give each part {enough:g} or more'}."
         )
     return ends
 
@@ -303,7 +318,8 @@ def _check_alike(first, second):
     """Checks that pairs can be joined."""
     if None not in (first.labels, second.labels) and first.labels != second.labels:
         raise ValueError(
-            f"Pairs that are joined must have the same labels. Received: {_difference(first, second)}. "
+            "Pairs that are joined must have the same labels. Received: "
+            f"{labels_difference(first.labels, second.labels)}. "
             "Read both with the same `labels`, and rename mask values by `label_map`."
         )
     palettes = first.palette is not None and second.palette is not None
@@ -316,13 +332,6 @@ def _check_alike(first, second):
         raise ValueError(
             f"Pairs that are joined must all have masks, or none. Received: {first!r} and {second!r}"
         )
-
-
-def _difference(first, second):
-    if len(first.labels) != len(second.labels):
-        return f"{len(first.labels)} and {len(second.labels)} labels"
-    i = next(i for i, label in enumerate(first.labels) if label != second.labels[i])
-    return f"label {i} is {first.labels[i]!r} and {second.labels[i]!r}"
 
 
 class _Loaded(Pairs):

@@ -4,6 +4,7 @@ Both libraries are asked for the bytes of files, not for pixels: their own decod
 masks into colours.
 """
 
+import difflib
 import importlib.util
 import os
 import re
@@ -16,6 +17,7 @@ from keras_encnet.data.encoded_pairs import EncodedPairs, PanopticPairs
 from keras_encnet.data.pairs import Pairs
 
 FILE_FORMAT = "array_record"
+MOST_NAMES = 5  # similar ones in a message
 
 
 class _Builder(NamedTuple):
@@ -85,8 +87,8 @@ def tfds(
         ImportError: if a package is missing. The message has the command that installs it. TensorFlow
             is needed by some builders to prepare data, and not to read them.
         FileNotFoundError: if the data are not prepared.
-        ValueError: if they are prepared as TFRecord files, which cannot be read in any order; or there
-            is no such split or feature.
+        ValueError: if there is no such data set, split or feature; or the data are prepared as TFRecord
+            files, which cannot be read in any order.
 
     >>> tfds("scene_parse150", "train")
     Traceback (most recent call last):
@@ -203,13 +205,31 @@ def _tensorflow_datasets():
     return tensorflow_datasets
 
 
+def _builder(library, name, data_dir):
+    try:
+        return library.builder(name, data_dir=data_dir)
+    except library.core.registered.DatasetNotFoundError:
+        known = library.list_builders(with_community_datasets=False)
+        plain = re.split("[/:]", name)[0]
+        alike = [each for each in known if plain in each] + difflib.get_close_matches(plain, known)
+        listed = _listed(dict.fromkeys(alike[:MOST_NAMES]))
+        received = f"{name!r}. Names like it: {listed or 'none; tfds.list_builders() has all'}."
+    except (ValueError, AssertionError) as error:  # another config or version, or no name at all
+        received = f"{name!r}. {str(error).strip().splitlines()[0]}"
+    raise ValueError(
+        "`name` must be a data set of TensorFlow Datasets, 'name', 'name/config' or "
+        f"'name/config:version'. Received: {received}"
+    )
+
+
 def _prepared_builder(library, name, data_dir, download):
-    builder = library.builder(name, data_dir=data_dir)
+    builder = _builder(library, name, data_dir)
     if not builder.is_prepared():
         if not download:
             raise FileNotFoundError(
-                f"{name} must be prepared. Received: {builder.data_dir!r}, which does not exist. Pass "
-                "download=True, or the `data_dir` in which it is prepared."
+                f"{name} must be prepared. Received: {builder.data_dir!r}, which does not exist. Call "
+                f"keras_encnet.data.tfds({name!r}, …, download=True) once, or give the `data_dir` in "
+                "which it is prepared."
             )
         builder = library.builder(name, data_dir=data_dir, file_format=FILE_FORMAT)
         try:

@@ -59,6 +59,11 @@ def check(
     >>> survey.problems[0].found
     'Mask values must be one of the 2 classes ... Received: 2 (1536 pixels).'
     """
+    if not isinstance(pairs, (Pairs, Mapping)) and any(isinstance(each, Pairs) for each in pairs):
+        raise ValueError(
+            f"`pairs` must be Pairs, or a dict of them. Received: a {type(pairs).__name__} of "
+            f"{len(pairs)} Pairs. Name them, {{'train': a, 'val': b}}, or join them, a + b."
+        )
     named = pairs if isinstance(pairs, Mapping) else {"": pairs}
     named = {
         str(name): each if isinstance(each, Pairs) else Pairs(each) for name, each in named.items()

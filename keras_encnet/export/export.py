@@ -11,7 +11,8 @@ from PIL import Image
 
 from keras_encnet.data.conventions import check_image_size, class_names, class_palette
 from keras_encnet.data.folders import image_paths
-from keras_encnet.data.images import read_image, resize_image
+from keras_encnet.data.images import read_image
+from keras_encnet.data.resizing import resize_image
 from keras_encnet.export.arguments import (
     DEFAULT_OUTPUTS,
     check_format,

@@ -189,8 +189,8 @@ FORMATS = {
         suffix=".xml",
         # SciPy: Keras's exporter imports it.
         packages=("openvino", "scipy"),
-        # Each operation has its own memory, even in a loop: half as much at once.
-        runtime=Runtime(constant_weights=True, strip=1 << 21),
+        # Each operation has its own memory, even in a loop: less at once.
+        runtime=Runtime(constant_weights=True, strip=1 << 20, blocks=16),
         keeps_casts=True,
         quantizes=False,
     ),

@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_encnet.data.conventions import label_dtype
-from keras_encnet.export.labels import argmax, extend_maps, loop
+from keras_encnet.export.labels import argmax, extend_maps, loop, no_rows
 from keras_encnet.inference.geometry import axes_of, evaluation_rule, final_pixels, first_line
 from keras_encnet.layers import ConvNorm
 from keras_encnet.layers.resize import interpolation_matrix
@@ -85,12 +85,15 @@ class Runtime(NamedTuple):
 
     - `argmax`: the function that finds the best class, see `labels.argmax`.
     - `strip`: how many scores are made at once.
+    - `blocks`: of how many blocks of strips a map is made; 0: strip by strip. A map is copied each time
+      that it grows, and some runtimes keep the memory of every earlier size.
     - `constant_weights`: whether weights are constants of the graph. Converters take a variable in a
       loop for something that varies, and some runtimes are slow then.
     """
 
     argmax: Callable = argmax
     strip: int = 1 << 22
+    blocks: int = 0
     constant_weights: bool = False
 
 
@@ -161,10 +164,9 @@ class ImageToLabels(keras.Model):
             runtime=self.runtime,
         )
         dtypes = {"labels": label_dtype(self.num_classes), "confidence": "float32"}
-        # Not zeros of length 0, for which `tf.lite.Interpreter` writes beyond the memory that it has.
-        # Not in float32, where LiteRT's XNNPACK keeps the one row.
-        nothing = ops.zeros((1, ops.shape(images)[0], columns.size), dtypes["labels"])[:0]
-        maps = {name: ops.cast(nothing, dtypes[name]) for name in self.wanted if name in dtypes}
+        kinds = [name for name in self.wanted if name in dtypes]
+        nothing = no_rows(ops.shape(images)[0], columns.size, [dtypes[name] for name in kinds])
+        maps = dict(zip(kinds, nothing, strict=True))
         if rule.window:
             maps, presence = self._look_through_windows(images, rows, columns, maps, extend)
         else:

@@ -29,7 +29,7 @@ def extend_maps(
         rows, columns: the axes of the image.
         align_corners: corner rule of the logits' resizing.
         exponential: whether scores are exponentials, as in PyTorch-Encoding's protocol.
-        runtime: the `Runtime`, for its `argmax` and `strip`.
+        runtime: the `Runtime`, for its `argmax`, `strip` and `blocks`.
     """
     h, batch, classes, w = window_shape
     planes, width = batch * classes, columns.size
@@ -72,13 +72,41 @@ def extend_maps(
         per_row = per_row * ops.shape(across.shares)[1] * (rows.view // rows.size + 1)
     step = ops.maximum(runtime.strip // per_row, 1)
 
-    def add(*parts):
-        done = ops.shape(parts[0])[0]
-        more = made(ops.arange(done, ops.minimum(done + step, final)))
-        return [ops.concatenate(pair, axis=0) for pair in zip(parts, more, strict=True)]
+    def in_strips(parts, first, last):
+        """Adds rows to maps that begin with the row `first`, until `last`."""
 
-    parts = loop(lambda part, *_: ops.shape(part)[0] < final, add, *maps.values())
+        def add(*parts):
+            done = first + ops.shape(parts[0])[0]
+            return joined(parts, made(ops.arange(done, ops.minimum(done + step, last))))
+
+        return loop(lambda part, *_: first + ops.shape(part)[0] < last, add, *parts)
+
+    def in_blocks(parts):
+        nothing = no_rows(batch, width, [part.dtype for part in parts])
+        block = ops.maximum(step, (final - ops.shape(parts[0])[0]) // runtime.blocks + 1)
+
+        def add(*parts):
+            done = ops.shape(parts[0])[0]
+            return joined(parts, in_strips(nothing, done, ops.minimum(done + block, final)))
+
+        return loop(lambda part, *_: ops.shape(part)[0] < final, add, *parts)
+
+    parts = list(maps.values())
+    parts = in_blocks(parts) if runtime.blocks else in_strips(parts, 0, final)
     return dict(zip(maps, parts, strict=True))
+
+
+def no_rows(batch, width, dtypes):
+    """Maps without rows, `(0, batch, width)`, one of each dtype."""
+    # Not zeros of length 0, for which `tf.lite.Interpreter` writes beyond the memory that it has.
+    # Not in float32, where LiteRT's XNNPACK keeps the one row.
+    nothing = ops.zeros((1, batch, width), "uint8")[:0]
+    return [ops.cast(nothing, dtype) for dtype in dtypes]
+
+
+def joined(upper, lower):
+    """Pairs of maps, each pair as one."""
+    return [ops.concatenate(pair, axis=0) for pair in zip(upper, lower, strict=True)]
 
 
 def largest_softmax(scores):

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 
 from keras_encnet.data.folders import image_paths
-from keras_encnet.data.images import read_image, resize_image
+from keras_encnet.data.images import read_image
+from keras_encnet.data.resizing import resize_image
 from keras_encnet.demo.drawing import scenes
 from keras_encnet.export import runtimes
 from keras_encnet.export.arguments import are_integers, check_shape

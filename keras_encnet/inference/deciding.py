@@ -9,6 +9,7 @@ The class with the largest score wins. Scores and the probabilities that follow 
   these probabilities are nearer to 0 and 1 than those of a single softmax.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ import numpy as np
 from keras_encnet.data.conventions import label_dtype
 from keras_encnet.inference.geometry import Axis, block_of
 
-TILE = 64  # pixels per side: 20 to 150 classes of it fit into the processor's cache
+TILE_SIDES = 64, 128  # pixels, for many classes and for few
+TILE_SCORES = 1 << 19  # about as many fit into the processor's cache
 TINY = np.finfo("float32").tiny
 
 
@@ -127,7 +129,9 @@ def _tile_side(score_maps, axis, side):
     # Where windows are kept apart, a pixel may need many of the resized image's: fewer pixels then.
     lines = [each[1 + axis] for each in score_maps if each.exponential]
     zoom = max((line.count * line.length / side for line in lines), default=1)
-    return max(4, int(TILE / max(zoom, 1)))
+    classes = score_maps[0].logits.shape[-1]
+    tile = min(max(math.isqrt(TILE_SCORES // classes), TILE_SIDES[0]), TILE_SIDES[1])
+    return max(4, int(tile / max(zoom, 1)))
 
 
 def _are_logits(score_maps):

@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
-from keras_encnet.data.conventions import check_integer, class_names
+from keras_encnet.data.conventions import check_integer, class_names, labels_difference
 from keras_encnet.data.pairs import Pairs
 from keras_encnet.inference.predictions import Predictions
 from keras_encnet.inference.records import checksum, open_journal, record_of, settings_of
 from keras_encnet.inference.reports import conditions, write_report
 from keras_encnet.inference.scoring import Scores, check_counted, confusion_matrix
 from keras_encnet.inference.segmenting import segment
-from keras_encnet.version import __version__
+from keras_encnet.version import versions
 
 MOST_WORKERS = 8  # by default; each holds an image and its logits
 
@@ -291,6 +291,11 @@ def check_evaluation(
     Raises:
         ValueError: if one is invalid, or the classes of the pairs are not the model's.
     """
+    if isinstance(model, (str, os.PathLike)):
+        raise ValueError(
+            f"`model` must be an EncNet. Received: {model!r}. Load it: "
+            f"EncNet.from_preset({os.fspath(model)!r})."
+        )
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None:
             check_integer(name, value)
@@ -311,12 +316,16 @@ def _check_labels(labels, model):
     if len(labels) != model.num_classes:
         raise ValueError(
             "The data must have as many classes as the model. Received: "
-            f"{len(labels)} class names in the data, and a model of {model.num_classes} classes"
+            f"{len(labels)} class names in the data, and a model of {model.num_classes} classes. Take "
+            "a model of the data's classes, or fine-tune this one: EncNet.from_preset(..., "
+            f"num_classes={len(labels)})."
         )
     if model.labels and tuple(labels) != tuple(model.labels):
+        difference = labels_difference(labels, model.labels, ("in the data", "in the model"))
         raise ValueError(
             "The class names of the data must be those of the model, in the same order. Received: "
-            f"{', '.join(labels)} in the data, {', '.join(model.labels)} in the model."
+            f"{difference}. Read the data with `labels=model.labels`, and with a `label_map` if its "
+            "mask values are in another order."
         )
 
 
@@ -349,12 +358,7 @@ def _open_journals(stack, model, pairs, how, report, predictions):
     if not directories:
         return []
     settings = settings_of(model, pairs, how)
-    versions = {
-        "backend": keras.backend.backend(),
-        "version of Keras": keras.version(),
-        "version of keras-encnet": __version__,
-    }
     return [
-        stack.enter_context(open_journal(directory, {**settings, **more}, versions))
+        stack.enter_context(open_journal(directory, {**settings, **more}, versions()))
         for directory, more in directories.items()
     ]

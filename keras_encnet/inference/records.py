@@ -208,7 +208,7 @@ def _compare(before, settings, versions, directory):
     if refused:
         raise ValueError(
             f"{directory} holds an evaluation with other settings ({'; '.join(refused)}). Give the "
-            "same settings to resume it, or another directory."
+            f"same settings to resume it, or another directory, or delete {FOLDER} in it to begin anew."
         )
     if changed:
         warnings.warn(
@@ -238,7 +238,7 @@ def settings_of(model: keras.Model, pairs: Pairs, how: dict) -> dict:
         "align_corners": model.align_corners,
         "ignore_index": model.ignore_index,
         "evaluation": model.evaluation,
-        "options": {**defaults, **how},
+        **{f"option {name}": value for name, value in {**defaults, **how}.items()},
         "number of pairs": len(pairs),
         "checksum of names": zlib.crc32(
             "\n".join(pairs.name(i) for i in range(len(pairs))).encode("utf-8", "surrogatepass")

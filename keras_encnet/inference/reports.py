@@ -53,7 +53,8 @@ def write_report(
 
     Args:
         directory: created if needed; an earlier report in it is replaced when all three files are
-            complete, one after the other. Other files stay.
+            complete. `scores.json` goes first and comes last: where it is, all three belong together.
+            Other files stay.
         scores: of the set.
         records: of its images.
         picture_of: gives image, `uint8` `(height, width, 3)`, truth and prediction, integers
@@ -87,10 +88,13 @@ def write_report(
         # The mark at the beginning makes Excel read it as UTF-8.
         "per_image.csv": "\ufeff" + _per_image_csv(scores.labels, records),
     }
-    with replacing(pathlib.Path(directory) / "index.html") as unfinished:
+    directory = pathlib.Path(directory)
+    with replacing(directory / "index.html") as unfinished:
         for name, text in files.items():
             # File names may have bytes that are no text.
             unfinished.with_name(name).write_bytes(text.encode("utf-8", "replace"))
+        # The three files move one after the other, this one last.
+        (directory / "scores.json").unlink(missing_ok=True)
 
 
 def conditions(model: keras.Model, pairs: Pairs, how: dict, limit: int | None) -> dict:

@@ -29,10 +29,13 @@ import numpy as np
 from PIL import Image
 
 from keras_encnet.data.conventions import MIN_SIZE, check_image_size, check_integer, class_names
-from keras_encnet.data.images import read_image, resize_image
+from keras_encnet.data.images import read_image
+from keras_encnet.data.resizing import resize_image
 from keras_encnet.inference.deciding import ScoreMap, confident_maps_of, label_map_of
 from keras_encnet.inference.geometry import Axis, axes_of, check_ratios, evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
+
+VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
 def segment(
@@ -148,6 +151,11 @@ def _read(image, index):
             "[image for image, _ in pairs]."
         )
     is_path = isinstance(image, (str, os.PathLike))
+    if is_path and is_video(image):
+        raise ValueError(
+            f"An image must be a photograph. Received: {os.fspath(image)!r}{place}, a video. Call "
+            "keras_encnet.inference.video.segment_video, or `keras-encnet segment`."
+        )
     try:
         read = read_image(image)
     except ValueError as error:
@@ -157,6 +165,15 @@ def _read(image, index):
     name = repr(os.fspath(image)) if is_path else "The image"
     check_image_size(*read.shape[:2], f"{name}{place}")
     return read
+
+
+def is_video(path: str | os.PathLike) -> bool:
+    """Whether the ending of a path is that of a video.
+
+    >>> is_video("clip.MP4"), is_video("photo.jpg")
+    (True, False)
+    """
+    return os.fspath(path).lower().endswith(VIDEO_ENDINGS)
 
 
 def views_of(size: tuple, rule, ratios: Sequence[float]) -> list[tuple[Axis, Axis]]:

@@ -12,18 +12,9 @@ import keras
 import numpy as np
 
 from keras_encnet.files import replacing
-from keras_encnet.inference.segmenting import segment
+from keras_encnet.inference.segmenting import is_video, segment
 
-ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-
-
-def is_video(path: str | os.PathLike) -> bool:
-    """Whether the ending of a path is that of a video.
-
-    >>> is_video("clip.MP4"), is_video("photo.jpg")
-    (True, False)
-    """
-    return os.fspath(path).lower().endswith(ENDINGS)
+__all__ = ["is_video", "segment_video"]
 
 
 def segment_video(

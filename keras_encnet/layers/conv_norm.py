@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from keras_encnet.layers.policies import draws_kernels
+from keras_encnet.layers.replicas import global_moments, number_of_replicas
 
 
 @keras.saving.register_keras_serializable("keras_encnet")
@@ -11,8 +12,10 @@ class ConvNorm(keras.layers.Layer):
     Padding follows PyTorch: the same on both sides, so that a strided convolution samples the same
     pixels as the originals. So do epsilon (1e-5), momentum (0.9 in Keras's convention) and the moving
     variance, which is unbiased. Outside training the normalization is folded into the kernel, which
-    saves a pass over the feature map. Statistics are float32 under every dtype policy. With
-    `trainable = False`, training also uses the moving statistics and does not update them.
+    saves a pass over the feature map. Statistics are float32 under every dtype policy, and those of the
+    global batch if several replicas share it. With `trainable = False`, training also uses the moving
+    statistics and does not update them. With `frozen_statistics` it does so too, while kernel, gamma
+    and beta train.
 
     Input shape: `(batch, height, width, channels)`.
     Output shape: `(batch, ⌈height / strides⌉, ⌈width / strides⌉, filters)`, in the compute dtype.
@@ -24,6 +27,9 @@ class ConvNorm(keras.layers.Layer):
         dilation_rate: spacing of the pixels that the kernel reads.
         relu: whether a ReLU follows.
         gamma_initializer: `"zeros"` makes a residual branch output zeros at first.
+        frozen_statistics: whether training normalizes with the moving statistics and leaves them as
+            they are, as PyTorch's `BatchNorm2d.eval()` does. It is read while a training step is
+            compiled: after a change call the model's `compile` again.
 
     Raises:
         ValueError: if both `strides` and `dilation_rate` exceed 1.
@@ -45,6 +51,7 @@ class ConvNorm(keras.layers.Layer):
         dilation_rate: int = 1,
         relu: bool = True,
         gamma_initializer="ones",
+        frozen_statistics: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -59,6 +66,7 @@ class ConvNorm(keras.layers.Layer):
         self.dilation_rate = dilation_rate
         self.relu = relu
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.frozen_statistics = frozen_statistics
 
     def get_config(self):
         return {
@@ -69,6 +77,7 @@ class ConvNorm(keras.layers.Layer):
             "dilation_rate": self.dilation_rate,
             "relu": self.relu,
             "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
+            "frozen_statistics": self.frozen_statistics,
         }
 
     def build(self, input_shape):
@@ -93,7 +102,7 @@ class ConvNorm(keras.layers.Layer):
         self.moving_variance = weight("moving_variance", vector, "ones", trainable=False)
 
     def call(self, inputs, training=False):
-        if training and self.trainable:
+        if training and self.trainable and not self.frozen_statistics:
             x = self._convolve(inputs, self.kernel)
             x = self._normalize(x)
         else:
@@ -126,7 +135,8 @@ class ConvNorm(keras.layers.Layer):
         )
 
     def _normalize(self, x):
-        normalize = _normalize_fused if keras.backend.backend() == "tensorflow" else _normalize
+        fused = keras.backend.backend() == "tensorflow" and number_of_replicas() == 1
+        normalize = _normalize_fused if fused else _normalize
         x, mean, variance = normalize(x, self.gamma, self.beta, self.epsilon)
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
@@ -142,11 +152,8 @@ class ConvNorm(keras.layers.Layer):
 def _normalize(x, gamma, beta, epsilon):
     """Batch-normalizes `x`; also returns the batch's mean and unbiased variance, float32."""
     x32 = ops.cast(x, "float32")
-    mean = ops.mean(x32, axis=(0, 1, 2))
-    # Not `ops.moments`: on two backends it computes E[x²] − E[x]², which cancels.
-    variance = ops.mean(ops.square(x32 - mean), axis=(0, 1, 2))
+    mean, variance, count = global_moments(x32, (0, 1, 2))
     gain = gamma * ops.rsqrt(variance + epsilon)
-    count = ops.cast(ops.prod(ops.shape(x)[:3]), "float32")
     unbiased = variance * (count / ops.maximum(count - 1, 1))
     return ops.cast(x32 * gain + (beta - mean * gain), x.dtype), mean, unbiased
 

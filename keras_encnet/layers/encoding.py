@@ -58,8 +58,10 @@ class Encoding(keras.layers.Layer):
     def call(self, inputs):
         # At least float32; float64 stays float64.
         dtype = keras.backend.result_type(inputs.dtype, "float32")
-        channels = inputs.shape[-1]
-        x = ops.reshape(ops.cast(inputs, dtype), (ops.shape(inputs)[0], -1, channels))
+        batch, *axes, channels = ops.shape(inputs)
+        # Not -1, which is unknown for a replica without images.
+        positions = axes[0] * axes[1] if len(axes) == 2 else axes[0]
+        x = ops.reshape(ops.cast(inputs, dtype), (batch, positions, channels))
         codewords = ops.cast(self.codewords, dtype)
         # Shifting both keeps the residuals. Squares of features far from zero would cancel.
         centre = ops.mean(codewords, axis=0)

@@ -12,25 +12,27 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_encnet.data.conventions import (
-    IGNORE_INDEX,
-    MIN_SIZE,
-    check_image_size,
-    check_integer,
-    check_palette,
-    ignore_index_for,
-    is_integer,
-)
+from keras_encnet.data.conventions import IGNORE_INDEX
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.inference.segmentation import Segmentation
 from keras_encnet.inference.segmenting import segment
 from keras_encnet.layers import BilinearResize
 from keras_encnet.layers.policies import default_policy
+from keras_encnet.models.arguments import (
+    check_backbone,
+    check_classes,
+    check_network,
+    check_shape,
+    plain,
+    serialized,
+)
+from keras_encnet.models.cloning import clone_by_config
 from keras_encnet.models.heads import enc_head, fcn_head
 from keras_encnet.models.hub_mixin import HubMixin
 from keras_encnet.models.layer_changes import apply_changes, changes, layers_by_path, settings
 from keras_encnet.models.resnet import backbone_by_name
 from keras_encnet.presets.backbones import load_backbone_weights
+from keras_encnet.training.inputs import images_of
 from keras_encnet.training.trainer import SegmentationTrainer
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -116,6 +118,7 @@ def feature_maps(backbone, images, laterals, aux_head):
     return features
 
 
+@clone_by_config
 @keras.saving.register_keras_serializable("keras_encnet")
 class EncNet(HubMixin, SegmentationTrainer, keras.Model):
     """Semantic segmentation with EncNet, from an RGB image to a class for each pixel.
@@ -191,9 +194,9 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         dtype: str | keras.DTypePolicy | None = None,
         name: str | None = None,
     ):
-        _check_classes(num_classes, labels, palette, ignore_index)
-        _check_backbone(backbone, width, output_stride)
-        _check_network(
+        check_classes(num_classes, labels, palette, ignore_index)
+        check_backbone(backbone, width, output_stride)
+        check_network(
             num_codes,
             head_channels,
             dropout,
@@ -240,6 +243,10 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         for network in (self._heads, self._coarse):
             if not any(network is layer for layer in self._layers):
                 self._layers.append(network)
+        # `segment` runs on one device, even of a model that was made for several replicas.
+        self._coarse._distribute_strategy = None
+        # What is wrong with an input's shape is said by `call`, with a remedy.
+        self.input_spec = None
 
         self.backbone = backbone
         self.backbone_name = backbone_name
@@ -264,7 +271,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         # A function, because Keras would save the layers that it finds in a dict once more.
         named = layers_by_path(self._heads)
         made = settings(named, left_out=None if backbone_name else backbone)
-        self._layer_changes = lambda: changes(self._heads, named, made)
+        self._layer_changes = lambda: changes(self, named, made)
 
     @property
     def palette(self) -> np.ndarray | None:
@@ -272,32 +279,16 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         return None if self._palette is None else np.array(self._palette, "uint8")
 
     def call(self, inputs, training=None, mask=None):
-        # As Keras's functional models, by name or in a list too.
-        if isinstance(inputs, dict) and set(inputs) == {"images"}:
-            inputs = inputs["images"]
-        elif isinstance(inputs, (list, tuple)) and len(inputs) == 1:
-            inputs = inputs[0]
-        _check_shape(inputs.shape)
+        inputs = images_of(inputs)  # by name or in a list too, as of Keras's functional models
+        check_shape(inputs.shape)
         if training:
             return self._heads(inputs, training=True)
         return super().call(inputs, training=training, mask=mask)
 
-    def _run_through_graph(self, inputs, *args, **kwargs):
-        # The only method of the model that `clone_model` calls before it makes another.
-        operation = getattr(kwargs.get("operation_fn"), "__qualname__", "")
-        if operation.startswith("_clone_functional_model"):
-            raise ValueError(
-                "`keras.models.clone_model` would make a plain functional model, without the heads, "
-                f"the losses and `segment`. Received: the EncNet {self.name!r}. "
-                "`EncNet.from_config(model.get_config())` makes a copy with fresh weights, "
-                "`copy.deepcopy(model)` one with the same; `model.heads_network()` can be cloned."
-            )
-        return super()._run_through_graph(inputs, *args, **kwargs)
-
     def heads(self, images) -> dict:
         """The outputs of all heads, in inference: a dict of `"logits"`, `"aux"` and `"se"`."""
         images = ops.convert_to_tensor(images, "float32")
-        _check_shape(images.shape)
+        check_shape(images.shape)
         return self._heads(images, training=False)
 
     def coarse_logits(self, images) -> tuple[np.ndarray, np.ndarray | None]:
@@ -334,7 +325,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
         """The constructor's arguments, and what was changed in the layers since (`"layers"`,
         `"trainable"`), such as which of them are frozen."""
         config = {
-            "backbone": self.backbone_name or _serialized(self.backbone),
+            "backbone": self.backbone_name or serialized(self.backbone),
             "num_classes": self.num_classes,
             "labels": self.labels and list(self.labels),
             "palette": self._palette and [list(colour) for colour in self._palette],
@@ -350,7 +341,7 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
             "dropout": self.dropout,
             "mean": list(self.mean),
             "std": list(self.std),
-            "evaluation": _plain(self.evaluation),
+            "evaluation": plain(self.evaluation),
             # The weights already hold what the file held.
             "backbone_weights": None,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -387,85 +378,3 @@ class EncNet(HubMixin, SegmentationTrainer, keras.Model):
             model.trainable = False
         apply_changes(model.heads_network(), changed)
         return model
-
-
-def _check_classes(num_classes, labels, palette, ignore_index):
-    check_integer("num_classes", num_classes)
-    if labels is not None:
-        names = [] if isinstance(labels, str) else list(labels)
-        if len(names) != num_classes or not all(isinstance(name, str) for name in names):
-            raise ValueError(
-                f"`labels` must be {num_classes} names, one for each class. Received: {labels!r}"
-            )
-    if palette is not None:
-        check_palette(palette, num_classes)
-    if not is_integer(ignore_index) or ignore_index < num_classes:
-        raise ValueError(
-            f"`ignore_index` must be an integer from {num_classes} up, a value that none of the "
-            f"{num_classes} classes (0 to {num_classes - 1}) has. Received: {ignore_index!r}. Choose "
-            f"{ignore_index_for(num_classes)}, for instance."
-        )
-
-
-def _check_network(num_codes, head_channels, dropout, mean, std, **switches):
-    check_integer("num_codes", num_codes)
-    check_integer("head_channels", head_channels)
-    for name, value in switches.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"`{name}` must be True or False. Received: {value!r}")
-    if not _are_numbers(dropout, shape=()) or not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be at least 0 and less than 1. Received: {dropout!r}")
-    for name, value in (("mean", mean), ("std", std)):
-        if not _are_numbers(value, shape=(3,)):
-            raise ValueError(
-                f"`{name}` must be three numbers, for red, green and blue. Received: {value!r}"
-            )
-    if min(std) <= 0:
-        raise ValueError(f"`std` must be positive, because pixels are divided by it. Received: {std!r}")
-
-
-def _check_backbone(backbone, width, output_stride):
-    if isinstance(backbone, str) or (width == 1 and output_stride == 8):
-        return
-    raise ValueError(
-        "`width` and `output_stride` are for a backbone that is given by name. Received: "
-        f"width={width!r}, output_stride={output_stride!r} with a model as `backbone`. Build the "
-        "backbone so, and leave them out."
-    )
-
-
-def _serialized(backbone):
-    """The config of a backbone, not compiled: its optimizer is no part of the model around it."""
-
-    def without_compile(value):
-        if isinstance(value, dict):
-            return {k: without_compile(v) for k, v in value.items() if k != "compile_config"}
-        return [without_compile(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    return without_compile(keras.saving.serialize_keras_object(backbone))
-
-
-def _plain(value):
-    """Keras keeps dicts and lists of a model in types of its own."""
-    if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _are_numbers(value, shape):
-    try:
-        value = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        return False
-    return value.shape == shape and value.dtype.kind in "iuf" and bool(np.isfinite(value).all())
-
-
-def _check_shape(shape):
-    """The checks that tensors allow: rank, channels, and the size if it is known."""
-    if len(shape) != 4 or shape[-1] != 3:
-        raise ValueError(
-            "EncNet takes RGB images of shape (batch, height, width, 3). "
-            f"Received shape: {tuple(shape)}. For a single image add an axis: images[None]."
-        )
-    # A side that is not known yet may be large enough.
-    check_image_size(*(MIN_SIZE if side is None else side for side in shape[1:3]), "Images")

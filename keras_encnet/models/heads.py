@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_encnet.layers import BilinearResize, ConvNorm, Encoding
+from keras_encnet.layers import BatchNormalization, BilinearResize, ConvNorm, Encoding
 
 
 def enc_head(
@@ -56,7 +56,7 @@ def context_encoding(x, num_codes):
     code = ConvNorm(channels, 1, name="encoding_project")(x)
     # Sums over all positions need float32 until they are normalized and averaged.
     code = Encoding(num_codes, name="encoding", dtype="float32")(code)
-    code = layers.BatchNormalization(
+    code = BatchNormalization(
         axis=1, momentum=0.9, epsilon=1e-5, name="encoding_norm", dtype="float32"
     )(code)
     code = layers.ReLU(name="encoding_relu", dtype="float32")(code)

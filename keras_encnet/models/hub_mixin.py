@@ -10,7 +10,7 @@ from keras_encnet.export.export import export_model
 from keras_encnet.presets.directory import save_preset
 from keras_encnet.presets.hub import push_to_hub
 from keras_encnet.presets.load import load_preset
-from keras_encnet.presets.table import find_release, release_settings
+from keras_encnet.zoo.table import find_release, release_settings
 
 
 class HubMixin:

@@ -47,8 +47,8 @@ def changes(network, layers, made):
     """The entries of the layers' configs that have changed, and which layers are frozen.
 
     Args:
-        network: the `keras.Model`.
-        layers: its layers by path.
+        network: the `keras.Model` that is above all of the layers.
+        layers: the layers by path.
         made: the `settings` of the layers whose changes count. Of the others it only matters whether
             they are frozen.
 

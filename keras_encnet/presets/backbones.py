@@ -10,7 +10,7 @@ from keras_encnet.convert.reading.checkpoint import read_checkpoint
 from keras_encnet.presets.checks import check_weights
 from keras_encnet.presets.directory import FILES, WEIGHTS
 from keras_encnet.presets.release import backbone_file, converted
-from keras_encnet.presets.table import find_backbone, imagenet_backbone, list_backbones
+from keras_encnet.zoo.table import find_backbone, imagenet_backbone, list_backbones
 
 
 def load_backbone_weights(

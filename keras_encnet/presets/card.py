@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from keras_encnet.data.conventions import class_names
-from keras_encnet.presets.table import bibtex
+from keras_encnet.zoo.table import bibtex
 
 
 def model_card(

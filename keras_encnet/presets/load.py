@@ -15,7 +15,7 @@ from keras_encnet.presets.checks import ENCNET, check_size, check_weights, read_
 from keras_encnet.presets.directory import CONFIG, FILES, WEIGHTS
 from keras_encnet.presets.hub import HUB, KAGGLE, download_from_hub, download_from_kaggle
 from keras_encnet.presets.release import converted, is_converted
-from keras_encnet.presets.table import find, release_settings, suggestion
+from keras_encnet.zoo.table import find, release_settings, suggestion
 
 
 def load_preset(

@@ -14,7 +14,7 @@ from keras_encnet.presets.cache import cache_directory, cached
 from keras_encnet.presets.directory import write_preset
 from keras_encnet.presets.download import download_release, largest_size, release_path
 from keras_encnet.presets.hub import HUB, check_sha256, download_file, remove_from_cache
-from keras_encnet.presets.table import Backbone, Preset
+from keras_encnet.zoo.table import Backbone, Preset
 
 
 def converted(

@@ -3,24 +3,46 @@
 Masks are integers `(batch, height, width)`. Logits are float32.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import losses, ops
 
-from keras_encnet.data.conventions import check_integer
-from keras_encnet.data.pairs import Pairs
+from keras_encnet.layers.replicas import global_sum
+from keras_encnet.training.pixel_losses import (
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    LovaszLoss,
+    OhemLoss,
+    PixelLoss,
+    mean_over_pixels,
+    of_label,
+)
+
+AVERAGES = ("all", "counted")
+
+# What `compile(loss=NAME)` is.
+LOSSES = {
+    "cross_entropy": CrossEntropyLoss(),
+    "label_smoothing": CrossEntropyLoss(label_smoothing=0.1),
+    "ohem": OhemLoss(),
+    "focal": FocalLoss(),
+    "dice": DiceLoss(),
+    "lovasz": LovaszLoss(),
+}
 
 
-def check_mask(masks, logits, *, any_dtype=False):
+def check_mask(masks, logits):
     """Raises an error if the shape or dtype of a batch of masks is wrong, even while a graph is made.
 
     Args:
         masks: what a dataset or the caller gave.
         logits: `(batch, height, width, num_classes)`.
-        any_dtype: whether floats are allowed.
 
     Raises:
         ValueError: if masks are not integers `(batch, height, width)` or `(batch, height, width, 1)`
@@ -41,7 +63,7 @@ def check_mask(masks, logits, *, any_dtype=False):
             f"Masks must have shape {expected} or {(*expected, 1)}, one label per pixel. Received: "
             f"shape {shape}.{one_hot if looks_one_hot else ''}"
         )
-    if "int" not in dtype and not any_dtype:
+    if "int" not in dtype:
         raise ValueError(
             f"Masks must have an integer dtype. Received: dtype {dtype}. Pass masks.astype('uint8') if "
             "the values are labels."
@@ -101,13 +123,14 @@ def pixel_loss(
     sample_weight=None,
     average="all",
 ):
-    """Mean over pixels of `loss`, by default the cross-entropy.
+    """The pixel loss of a batch, by default the mean cross-entropy.
 
     Args:
         labels: `(batch, height, width)`, from `split_mask`.
         valid: the same shape, 1 where a pixel is valid, 0 where it is ignored.
         logits: `(batch, height, width, num_classes)`.
-        loss: a Keras loss or a function of (labels, logits) that returns one value per pixel.
+        loss: a `PixelLoss`, or a Keras loss or function of (labels, logits) that returns one value per
+            pixel, of which the mean is taken.
         class_weight: `(num_classes,)` weights; the mean is then a weighted one, as in PyTorch.
         sample_weight: factors, `(batch, height, width)`.
         average: `"all"` divides by the number of pixels, ignored ones included, as mmsegmentation
@@ -118,25 +141,23 @@ def pixel_loss(
     >>> [round(float(pixel_loss(labels, valid, logits, average=a)), 4) for a in AVERAGES]
     [0.3466, 0.6931]
     """
-    values = _values(loss, labels, logits)
-    weight = valid
+    loss = LOSSES["cross_entropy"] if loss is None else loss
+    if isinstance(loss, PixelLoss):
+        return loss(
+            labels,
+            valid,
+            logits,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            average=average,
+        )
+    values, counts = _values(loss, labels, logits), valid
     if class_weight is not None:
-        weight = valid * ops.take(ops.convert_to_tensor(class_weight, "float32"), labels)
-    total = ops.sum(weight)
-    if average == "all":
-        total = total + ops.sum(1 - valid)
-    if sample_weight is not None:
-        weight = weight * sample_weight
-    # Without a valid pixel the sum below is 0, and so is the loss.
-    return ops.sum(values * weight) / ops.where(total > 0, total, 1)
-
-
-AVERAGES = ("all", "counted")
+        values, counts = (of_label(class_weight, labels) * x for x in (values, counts))
+    return mean_over_pixels(values, valid, counts, sample_weight, average)
 
 
 def _values(loss, labels, logits):
-    if loss is None:
-        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     # Calling a Loss makes tensors and reduces; `call` gives the values before the reduction.
     function = loss.call if isinstance(loss, losses.Loss) else loss
     values = function(ops.convert_to_tensor(labels), ops.convert_to_tensor(logits))
@@ -149,6 +170,35 @@ def _values(loss, labels, logits):
     return values
 
 
+@keras.saving.register_keras_serializable("keras_encnet")
+@dataclasses.dataclass(frozen=True)
+class SumOfLosses(PixelLoss):
+    """The sum of `parts`, each of which `pixel_loss` takes as `loss`, times their `weights`."""
+
+    parts: tuple
+    weights: tuple
+
+    def call(self, labels, valid, logits, class_weight, sample_weight, average):
+        options = {
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+            "average": average,
+        }
+        parts = zip(self.parts, self.weights, strict=True)
+        return sum(w * pixel_loss(labels, valid, logits, loss=loss, **options) for loss, w in parts)
+
+    def get_config(self):
+        return {
+            "parts": [keras.saving.serialize_keras_object(loss) for loss in self.parts],
+            "weights": list(self.weights),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = [keras.saving.deserialize_keras_object(loss) for loss in config["parts"]]
+        return cls(tuple(parts), tuple(config["weights"]))
+
+
 def presence(labels, valid, num_classes):
     """Which classes each image contains: `float32` `(batch, num_classes)` of 0 and 1.
 
@@ -158,7 +208,8 @@ def presence(labels, valid, num_classes):
     """
     batch = ops.shape(labels)[0]
     # Counting into one bin per image and class avoids a one-hot tensor of every pixel.
-    bins = ops.reshape(labels, (batch, -1)) + num_classes * ops.arange(batch, dtype="int32")[:, None]
+    first = num_classes * ops.arange(batch, dtype="int32")
+    bins = labels + ops.reshape(first, (-1, 1, 1))
     counts = ops.segment_sum(
         ops.reshape(valid, (-1,)), ops.reshape(bins, (-1,)), num_segments=batch * num_classes
     )
@@ -172,28 +223,33 @@ def se_loss(labels, valid, se_logits, **_):
     mmsegmentation; but it is 0 if no image of the batch has a valid pixel.
     """
     target = presence(labels, valid, se_logits.shape[-1])
-    loss = ops.mean(ops.binary_crossentropy(target, se_logits, from_logits=True))
-    return loss * ops.cast(ops.any(valid > 0), "float32")
+    values = ops.binary_crossentropy(target, se_logits, from_logits=True)
+    loss = global_sum(ops.sum(values)) / global_sum(ops.sum(ops.ones_like(values)))
+    return loss * ops.cast(global_sum(ops.sum(valid)) > 0, "float32")
 
 
 def pixel_loss_function(loss, num_classes):
-    """The argument `loss` of `compile`, as a Keras loss or function for `pixel_loss`.
+    """The argument `loss` of `compile`, as `pixel_loss` takes it.
 
     Keras's losses read probabilities and, except for the sparse ones, one-hot labels, unless told
     otherwise. A name can be told; an object that reads them means something else.
 
     Raises:
-        ValueError: if a Keras loss cannot read labels and logits.
+        ValueError: if it is none of those, or a Keras loss cannot read labels and logits.
 
-    >>> pixel_loss_function("sparse_categorical_crossentropy", 3).from_logits
-    True
+    >>> pixel_loss_function({"cross_entropy": 1.0, "dice": 0.5}, 3).weights
+    (1.0, 0.5)
     """
-    if loss is None:
-        return None
+    if loss is None or isinstance(loss, PixelLoss):
+        return loss
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]
+    if isinstance(loss, dict):
+        return _sum_of_losses(loss, num_classes)
     names = ("crossentropy", "ce", "sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
     if loss is losses.sparse_categorical_crossentropy or (isinstance(loss, str) and loss in names):
         return losses.SparseCategoricalCrossentropy(from_logits=True)
-    loss = losses.get(loss)
+    loss = _of_keras(loss)
     if type(loss) is losses.SparseCategoricalCrossentropy:
         if not loss.from_logits:
             raise ValueError(
@@ -208,11 +264,7 @@ def pixel_loss_function(loss, num_classes):
             )
     elif _is_of_keras(loss):
         raise ValueError(
-            "`loss` must take labels (batch, height, width) and logits (batch, height, width, "
-            f"num_classes). Received: {_name(loss)}, which takes one-hot labels or probabilities. Pass "
-            "a function of labels and logits, such as lambda labels, logits: "
-            "keras.losses.categorical_focal_crossentropy(keras.ops.one_hot(labels, "
-            f"{num_classes}), logits, from_logits=True)."
+            f"{_EXPECTED}. Received: {_name(loss)}, which takes one-hot labels or probabilities"
         )
     if getattr(loss, "reduction", None) in ("sum", "mean_with_sample_weight"):
         raise ValueError(
@@ -222,6 +274,33 @@ def pixel_loss_function(loss, num_classes):
     return loss
 
 
+_EXPECTED = (
+    f"`loss` must be one of {[*LOSSES]}, a dict of these and their weights, an object such as "
+    "training.FocalLoss(gamma=3.0), or a function of labels (batch, height, width) and logits (batch, "
+    "height, width, num_classes) that returns a value for each pixel"
+)
+
+
+def _sum_of_losses(weights, num_classes):
+    for loss, weight in weights.items():
+        if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+            raise ValueError(
+                f"The weights of `loss` must be numbers from 0 up. Received: {_name(loss)}: {weight!r}"
+            )
+    if not weights:
+        raise ValueError(f"{_EXPECTED}. Received: {{}}")
+    parts = tuple(pixel_loss_function(loss, num_classes) for loss in weights)
+    return SumOfLosses(parts, tuple(weights.values()))
+
+
+def _of_keras(loss):
+    """The Keras loss of a name, or what else `keras.losses.get` makes of `loss`."""
+    try:
+        return losses.get(loss)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{_EXPECTED}. Received: {loss!r}") from error
+
+
 def _is_of_keras(loss):
     """Whether a loss, or a function, is one of Keras's own."""
     kind = type(loss) if isinstance(loss, losses.Loss) else loss
@@ -229,7 +308,7 @@ def _is_of_keras(loss):
 
 
 def _name(thing):
-    return getattr(thing, "__name__", type(thing).__name__)
+    return thing if isinstance(thing, str) else getattr(thing, "__name__", type(thing).__name__)
 
 
 class Term(NamedTuple):
@@ -249,34 +328,3 @@ TERMS = {
     "aux": Term("aux", 0.4, pixel_loss),
     "se": Term("se", 0.2, se_loss),
 }
-
-
-def class_weights(pairs: Pairs | Sequence, num_classes: int) -> np.ndarray:
-    """Weights for `compile(class_weight=...)` that give rare classes more weight; their mean is 1.
-
-    They are proportional to `1 / ln(1.02 + p)` for a class with share `p` of the pixels, as in ENet
-    (Paszke et al., 2016): the weight is at most 50, whereas 1/p is unbounded.
-
-    Args:
-        pairs: `keras_encnet.data.Pairs`, or any sequence of (image, mask); every mask is read.
-        num_classes: number of classes; other values are ignored.
-
-    Raises:
-        ValueError: if `num_classes` is not a positive integer, or no mask has a class.
-
-    >>> pairs = keras_encnet.data.Pairs([(np.zeros((32, 32, 3), "uint8"), np.eye(32, dtype="uint8"))])
-    >>> class_weights(pairs, 2).round(2).tolist()
-    [0.14, 1.86]
-    """
-    check_integer("num_classes", num_classes)
-    pairs = pairs if isinstance(pairs, Pairs) else Pairs(pairs)
-    counts = np.zeros(num_classes, "int64")
-    for mask in (np.asarray(pairs.mask(i)) for i in range(len(pairs))):
-        counts += np.bincount(mask[(mask >= 0) & (mask < num_classes)], minlength=num_classes)
-    if not counts.any():
-        raise ValueError(
-            f"Masks must have pixels of the {num_classes} classes (0 to {num_classes - 1}). Received: "
-            f"{len(pairs)} masks without any"
-        )
-    weights = 1 / np.log(1.02 + counts / counts.sum())
-    return weights / weights.mean()

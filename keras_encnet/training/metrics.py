@@ -66,8 +66,9 @@ class MeanIoU(keras.metrics.Metric):
         truth = ops.where(inside, truth, 0)
         # Per image, because adding ones in float32 stops at 2²⁴.
         batch, cells = ops.shape(truth)[0], self.num_classes**2
-        cell = ops.reshape(truth * self.num_classes + predicted, (batch, -1))
-        cell = cell + cells * ops.arange(batch, dtype="int32")[:, None]
+        first = cells * ops.arange(batch, dtype="int32")
+        first = ops.reshape(first, (-1, *[1] * (len(truth.shape) - 1)))
+        cell = first + truth * self.num_classes + predicted
         counts = ops.segment_sum(
             ops.reshape(weight, (-1,)),
             ops.reshape(cell, (-1,)),
@@ -77,7 +78,7 @@ class MeanIoU(keras.metrics.Metric):
         blocks = ops.floor(counts / BLOCK)
         pixels = ops.sum(counts - blocks * BLOCK, axis=0)
         carried = ops.floor((self._pixels + pixels) / BLOCK)
-        # Only sums, which several replicas can add up.
+        # Each replica counts its own images; what all have counted is added up when it is read.
         self._pixels.assign_add(pixels - carried * BLOCK)
         self._blocks.assign_add(ops.sum(blocks, axis=0) + carried)
 

@@ -1,5 +1,6 @@
 """What datasets hold whose values cannot be checked before training: counted in the graph."""
 
+import math
 import warnings
 
 import keras
@@ -10,13 +11,14 @@ from keras_encnet.data.advice import (
     is_outside,
     listed_classes,
     listed_values,
-    readings,
+    outside_error,
     too_few_classes,
 )
 
 PIXELS = ("all", "not finite", "below 0", "above 0", "above 1", "above 255")
 # Bins of a mask's values, after those of the values from 0 up.
 OTHERS = ("ignored", "below", "above")
+ENOUGH_FOR_TWO_CLASSES = 4  # batches
 
 
 class DataStatistics(keras.metrics.Metric):
@@ -80,27 +82,29 @@ class DataStatistics(keras.metrics.Metric):
         return ops.cast(counts, "float32")
 
     def image_problems(self, where):
-        """{kind: message} of what is wrong with the images of `where`, such as "training"."""
+        """{kind: message} of what is wrong with the images of `where`, such as "the training data"."""
         counts = dict(zip(PIXELS, _numpy(self.pixels), strict=True))
         if not counts["all"]:
             return {}
-        must = "Images must be in [0, 255], because the model normalizes them itself. Received: "
+        must = (
+            "Images must have values in [0, 255], because the model normalizes them itself. Received: "
+        )
         if counts["not finite"]:
             return {
                 "not finite": "Images must have finite values in [0, 255]. Received: "
-                f"{counts['not finite']:.0f} values that are NaN or infinity in the {where} data."
+                f"{counts['not finite']:.0f} values that are NaN or infinity in {where}."
             }
         if counts["below 0"] or counts["above 255"]:
             below, above = (100 * counts[kind] / counts["all"] for kind in ("below 0", "above 255"))
             return {
                 "out of range": f"{must}{below:.3g} % of the values are below 0 and {above:.3g} % "
-                f"above 255 in the {where} data. Pass the original values of 8-bit files, or divide "
-                "16-bit values by 257."
+                f"above 255 in {where}. Pass the original values of 8-bit files, or scale them: divide "
+                "16-bit values by 257, for instance."
             }
         if counts["above 0"] and not counts["above 1"]:
             return {
-                "scaled": f"{must}floats up to 1 in the {where} data, which look scaled to [0, 1]. "
-                "Pass the uint8 images, or images * 255."
+                "scaled": f"{must}floats up to 1, which look scaled to [0, 1], in {where}. Pass the "
+                "uint8 images, or multiply by 255."
             }
         return {}
 
@@ -114,9 +118,7 @@ class DataStatistics(keras.metrics.Metric):
         problems = {}
         if invalid:
             problems["invalid"] = self._invalid_warning(totals, invalid, where)
-        elif few := too_few_classes(
-            totals, self.num_classes, self.ignore_index, f", in the {where} data"
-        ):
+        elif few := too_few_classes(totals, self.num_classes, self.ignore_index, f", in {where}"):
             kind, *message = few
             problems[kind] = MaskWarning(*message)
         absent = [value for value in range(self.num_classes) if value not in totals]
@@ -124,27 +126,27 @@ class DataStatistics(keras.metrics.Metric):
         if complete and 0 < len(absent) < self.num_classes and "one class" not in problems:
             named = self.labels if self.labels and len(self.labels) == self.num_classes else None
             problems["absent"] = MaskWarning(
-                f"In its first epoch, no mask of the {where} data had "
+                f"In its first epoch, no mask of {where} had "
                 f"{listed_classes(absent, named)}. The model cannot learn a class without examples. "
                 "Check the number of classes and the order of their names."
             )
         return problems
 
     def _invalid_warning(self, totals, invalid, where):
-        found = (
-            f"{sum(invalid.values())} pixels have labels that are neither among the "
-            f"{self.num_classes} classes (0 to {self.num_classes - 1}) nor `ignore_index` "
-            f"({self.ignore_index}). They are ignored. Received: {listed_values(invalid)} in the "
-            f"{where} data."
+        counted_as = "They are ignored."
+        if all(value.isdigit() for value in invalid):
+            error = outside_error(totals, self.num_classes, self.ignore_index, f" in {where}")
+            return MaskWarning(f"{error.found} {counted_as}", error.readings)
+        return MaskWarning(  # some are not known one by one
+            f"Mask values must be one of the {self.num_classes} classes (0 to {self.num_classes - 1}) "
+            f"or {self.ignore_index} (ignored). Received: {listed_values(invalid)} in {where}. "
+            f"{counted_as}"
         )
-        if not all(value.isdigit() for value in invalid):  # some are not known one by one
-            return MaskWarning(found)
-        return MaskWarning(found, readings(totals, self.num_classes, self.ignore_index))
 
 
 class Watch(keras.callbacks.Callback):
-    """Warns of what `DataStatistics` finds: of images after the first batch, of masks after each pass
-    over the data.
+    """Warns of what `DataStatistics` finds: after the batches 1, 2, 4, 8, … of the first pass over the
+    data, and after each pass.
 
     Each kind of problem is warned of once in a call of `fit` or `evaluate`.
 
@@ -159,42 +161,55 @@ class Watch(keras.callbacks.Callback):
         self.training, self.evaluation = training, evaluation
         self.complete = complete
         self.warned = set()
-        self.images_are_new = True
+        self.next_look = {"training": 1, evaluation: 1}
         self.masks_are_counted = False  # of the training data, and not yet looked at
 
     def on_epoch_begin(self, epoch, logs=None):
         self.masks_are_counted = self.training
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.training and self.images_are_new:
-            self.images_are_new = False
-            self._warn(self._statistics().image_problems("training"))
+        if self.training:
+            self._look_at_first_batches("training", batch + 1)
 
     def on_test_begin(self, logs=None):
         # Keras resets all metrics before it evaluates.
         self._look_at_training_data()
 
+    def on_test_batch_end(self, batch, logs=None):
+        if self.evaluation:
+            self._look_at_first_batches(self.evaluation, batch + 1)
+
     def on_test_end(self, logs=None):
         if self.evaluation:
-            statistics = self._statistics()
-            self._warn(statistics.image_problems(self.evaluation))
-            self._warn(statistics.mask_problems(self.evaluation, complete=False))
+            self._look(self.evaluation)
 
     def on_epoch_end(self, epoch, logs=None):
         self._look_at_training_data()
 
     def _look_at_training_data(self):
         if self.training and self.masks_are_counted:
-            statistics = self._statistics()
-            self._warn(statistics.image_problems("training"))
-            self._warn(statistics.mask_problems("training", complete=self.complete))
+            self._look("training", complete=self.complete)
             self.masks_are_counted = self.complete = False  # a class is missed once
 
-    def _statistics(self):
-        # On JAX, `self.model` brings the values up to date, which are elsewhere during an epoch.
-        return next(m for m in self.model.metrics if isinstance(m, DataStatistics))
+    def _look_at_first_batches(self, data, batches):
+        if batches >= self.next_look[data]:
+            self.next_look[data] = 2 * batches
+            self._look(data, batches=batches)
 
-    def _warn(self, problems):
+    def _look(self, data, *, batches=None, complete=False):
+        """Warns of what is wrong with so many batches of some data; by default, of a pass over it."""
+        where = f"the {data} data"
+        if batches is None:
+            self.next_look[data] = math.inf
+        else:
+            where = f"the first {f'{batches} batches' if batches > 1 else 'batch'} of {where}"
+        # On JAX, `self.model` brings the values up to date, which are elsewhere during an epoch.
+        statistics = next(m for m in self.model.metrics if isinstance(m, DataStatistics))
+        problems = statistics.image_problems(where)
+        for kind, message in statistics.mask_problems(where, complete=complete).items():
+            # A few images may well have one class.
+            if kind == "invalid" or batches is None or batches >= ENOUGH_FOR_TWO_CLASSES:
+                problems[kind] = message
         for kind, message in problems.items():
             if kind not in self.warned:
                 self.warned.add(kind)

@@ -40,39 +40,63 @@ class SegmentationStep:
             "class_weight": compiled.class_weight,
             "average": compiled.average,
         }
+        number = keras.ops.shape(labels)[0]
         if sample_weight is not None:
-            options["sample_weight"] = losses.per_pixel(sample_weight, valid)
+            weight = options["sample_weight"] = losses.per_pixel(sample_weight, valid)
+            number = _number_of_images(valid, weight)
         values = {
             name: term.loss(labels, valid, outputs[term.output], **options)
             for name, term in losses.TERMS.items()
             if term.output in outputs and (training or name == "pixel")
         }
-        if training:
-            for tracker in self._term_trackers:
-                value = values[tracker.name.removesuffix("_loss")]
-                # As `loss` is logged: the mean over images, in the last, smaller batch too.
-                tracker.update_state(value, sample_weight=keras.ops.shape(labels)[0])
+        # `self.losses` are those of regularizers and `add_loss`.
         total = sum(getattr(compiled, f"{name}_weight") * value for name, value in values.items())
-        # As `keras.Model.compute_loss` does with each loss: divided by the number of replicas, whose
-        # gradients are added up. `self.losses` are those of regularizers and `add_loss`.
-        return sum(self._aggregate_additional_loss(loss) for loss in [total, *self.losses])
+        total = sum([total, *self.losses])
+        if not training:
+            # Keras counts padding too. In evaluation this tracker is that of the loss.
+            values["pixel"] = total
+        for tracker in self._term_trackers:
+            if (name := tracker.name.removesuffix("_loss")) in values:
+                # As `loss` is logged: the mean over images, in the last, smaller batch too.
+                tracker.update_state(values[name], sample_weight=number)
+        # Every replica has computed the loss of the global batch. As `keras.Model.compute_loss` does
+        # with each loss: divided by the number of replicas, whose gradients are added up.
+        return self._aggregate_additional_loss(total)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
-        # Keras builds a model for several replicas with the mean of their masks, which is a float.
-        is_mean = getattr(self, "_distribute_strategy", None) is not None
-        labels, valid = self._labels(y, logits, any_dtype=is_mean)
+        labels, valid = self._labels(y, logits)
         if sample_weight is not None:
             valid = valid * losses.per_pixel(sample_weight, valid)
-        return super().compute_metrics(x, labels, logits, valid)
+        results = super().compute_metrics(x, labels, logits, valid)
+        if _in_several_processes(getattr(self, "_distribute_strategy", None)):
+            # Keras takes the mean of the replicas' figures along an axis that a number lacks.
+            results = {name: value[None] for name, value in results.items()}
+        return results
 
-    def _labels(self, masks, logits, *, any_dtype=False):
-        losses.check_mask(masks, logits, any_dtype=any_dtype)
+    def _labels(self, masks, logits):
+        losses.check_mask(masks, logits)
         return losses.split_mask(masks, self.num_classes)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # TensorFlow's, with one replica's batch. Keras takes the mean of all: it makes floats of masks,
+        # and fails for several processes (keras-team/keras#20585) and for parts of different lengths.
+        strategy = self._distribute_strategy
+        if strategy is None:
+            return
+        if iterator is not None:
+            for _, _, steps in iterator:
+                data_batch = keras.tree.map_structure(
+                    lambda part: strategy.experimental_local_results(part)[0], next(steps)
+                )
+                break
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
 
     def get_metrics_result(self):
         results = super().get_metrics_result()
         if self._evaluating:
+            results["loss"] = results["pixel_loss"]
             for tracker in self._term_trackers:
                 results.pop(tracker.name, None)
         return results
@@ -90,3 +114,13 @@ class SegmentationStep:
             yield
         finally:
             self._evaluating = before
+
+
+def _number_of_images(valid, sample_weight):
+    """How many images of a batch are not padding: ignored everywhere, and without weight."""
+    counts = keras.ops.logical_or(valid > 0, sample_weight > 0)
+    return keras.ops.sum(keras.ops.cast(keras.ops.any(counts, axis=(1, 2)), "float32"))
+
+
+def _in_several_processes(strategy):
+    return strategy and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)

@@ -1,7 +1,5 @@
 """How an EncNet is compiled, fitted and evaluated: `keras.Model`'s methods, for masks."""
 
-import contextlib
-import logging
 import types
 import warnings
 
@@ -10,10 +8,18 @@ import numpy as np
 
 from keras_encnet.data.batching import Batches
 from keras_encnet.data.checks import check_arrays, check_masks
-from keras_encnet.data.pairs import Pairs
 from keras_encnet.training import losses
+from keras_encnet.training.devices import for_devices
+from keras_encnet.training.inputs import (
+    StartAgain,
+    images_of,
+    is_foreign,
+    refuse_class_weight,
+    weights_of_classes,
+)
 from keras_encnet.training.metrics import metrics_of_logits
 from keras_encnet.training.optimizers import SGD
+from keras_encnet.training.progress import ProgressBar, in_order, without_retracing_warnings
 from keras_encnet.training.statistics import Watch
 from keras_encnet.training.step import SegmentationStep
 
@@ -44,9 +50,13 @@ class SegmentationTrainer(SegmentationStep):
 
         Args:
             optimizer: default: `training.SGD(0.01, momentum=0.9, weight_decay=5e-4)`.
-            loss: the pixel loss: a function of labels `(batch, height, width)` and logits `(batch,
-                height, width, num_classes)` that returns a value for each pixel, or a Keras loss
-                that does. Ignored pixels have label 0 and weight 0. Default: cross-entropy.
+            loss: the pixel loss: `"cross_entropy"` (the default), `"label_smoothing"`, `"ohem"`,
+                `"focal"`, `"dice"` or `"lovasz"`; an object with options, such as
+                `training.FocalLoss(gamma=3.0)`; a dict of these and their weights,
+                `{"cross_entropy": 1.0, "dice": 0.5}`, for the sum; a function of labels `(batch,
+                height, width)` and logits `(batch, height, width, num_classes)` that returns a value
+                for each pixel, or a Keras loss that does. Ignored pixels have label 0 and weight 0.
+                The auxiliary head has the same loss.
             loss_weights: must be `None`; see `aux_weight` and `se_weight`.
             metrics: list of names, functions of labels and logits, and Keras metrics of these,
                 computed with weight 0 on ignored pixels. Default: mean IoU, as `miou`.
@@ -54,8 +64,7 @@ class SegmentationTrainer(SegmentationStep):
             class_weight: weights of the classes in the pixel losses, a list, or a dict by index
                 (classes that it leaves out have weight 1).
             average: `"all"` divides by the number of pixels, as mmsegmentation does, `"counted"` by
-                the number of pixels that are not ignored, as PyTorch-Encoding does. With several
-                replicas each divides by its own, and the mean over replicas is taken, as Keras does.
+                the number of pixels that are not ignored, as PyTorch-Encoding does.
             **kwargs: `aux_weight` (0.4), the weight of the auxiliary head's pixel loss; `se_weight`
                 (0.2), the weight of the SE head's loss; and as for `keras.Model.compile`.
 
@@ -79,7 +88,7 @@ class SegmentationTrainer(SegmentationStep):
             raise ValueError(f"`average` must be one of {losses.AVERAGES}. Received: {average!r}")
         loss = losses.pixel_loss_function(loss, self.num_classes)
         metrics = metrics_of_logits(metrics, self.num_classes)
-        class_weight = _class_weight(class_weight, self.num_classes)
+        class_weight = weights_of_classes(class_weight, self.num_classes)
         weights = self._term_weights(kwargs)
         if optimizer is None:
             self._warn_of_random_backbone()
@@ -130,15 +139,31 @@ class SegmentationTrainer(SegmentationStep):
     def get_compile_config(self):
         if not self.compiled:
             return {}
-        return keras.saving.serialize_keras_object(vars(self._compile_arguments))
+        config = keras.saving.serialize_keras_object(vars(self._compile_arguments))
+        known = self._positions(_known_to(self.optimizer))
+        if known and known != self._positions(self.trainable_variables):
+            config["optimizer_variables"] = known
+        return config
 
     def compile_from_config(self, config):
         config = keras.saving.deserialize_keras_object(config)
+        # Layers that were frozen after some training have a state in the optimizer all the same.
+        known = config.pop("optimizer_variables", None)
         # Earlier versions kept the weights of terms that the model lacks.
         mine = {tracker.name.removesuffix("_loss") for tracker in self._term_trackers}
         lacking = {f"{name}_weight" for name in losses.TERMS if name not in mine}
         self.compile(**{name: value for name, value in config.items() if name not in lacking})
-        self.optimizer.build(self.trainable_variables)
+        # On JAX, Keras trains either all variables that an optimizer knows or none.
+        if known is None or keras.backend.backend() == "jax":
+            self.optimizer.build(self.trainable_variables)
+        else:
+            variables = self.variables
+            self.optimizer.build([variables[i] for i in known])
+
+    def _positions(self, variables):
+        """Where variables are among those of the model."""
+        positions = {id(variable): i for i, variable in enumerate(self.variables)}
+        return [positions[id(variable)] for variable in variables]
 
     @property
     def metrics_names(self):
@@ -168,9 +193,10 @@ class SegmentationTrainer(SegmentationStep):
         add."""
         if not isinstance(callbacks, keras.callbacks.CallbackList):  # that of `fit`
             self._check_data(x, y)
-            foreign = "evaluation" if _is_foreign(x) else None
+            foreign = "evaluation" if is_foreign(x) else None
             callbacks = self._with_defaults(callbacks, verbose, evaluation=foreign)
-        with self._evaluation(), _without_retracing_warnings():
+        x, y, sample_weight = for_devices(self, x, y, sample_weight)
+        with self._evaluation(), without_retracing_warnings():
             results = super().evaluate(
                 x=x,
                 y=y,
@@ -182,7 +208,7 @@ class SegmentationTrainer(SegmentationStep):
                 return_dict=return_dict,
                 **kwargs,
             )
-        return _in_order(results, self.metrics_names) if return_dict else results
+        return in_order(results, self.metrics_names) if return_dict else results
 
     def fit(
         self,
@@ -224,18 +250,18 @@ class SegmentationTrainer(SegmentationStep):
             ValueError: if images or masks are not as described, or with `class_weight`. Of the
                 values in a dataset that is not from `data.batches`, warnings say what is wrong.
         """
-        _refuse_class_weight(class_weight, "fit")
+        refuse_class_weight(class_weight, "fit")
         self._check_data(x, y, training=True)
         foreign_validation = False
         if validation_data is not None:
             images, masks, _ = keras.utils.unpack_x_y_sample_weight(validation_data)
             self._check_data(images, masks)
-            foreign_validation = _is_foreign(images)
+            foreign_validation = is_foreign(images)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = self._with_defaults(
                 callbacks,
                 verbose,
-                training=_is_foreign(x),
+                training=is_foreign(x),
                 evaluation="validation" if foreign_validation else None,
                 complete=steps_per_epoch is None,
             )
@@ -247,7 +273,13 @@ class SegmentationTrainer(SegmentationStep):
                 )
             # The batches are shuffled already, and reproducible in their own order alone.
             shuffle = False
-            callbacks.append(_start_again_at(x, x.step))
+            callbacks.append(StartAgain(x, initial_epoch))
+        if validation_data is not None:
+            validation_data = for_devices(self, *keras.utils.unpack_x_y_sample_weight(validation_data))
+            if validation_data[1] is None:  # a dataset stands alone
+                validation_data = validation_data[0]
+        if isinstance(x, Batches):
+            x = for_devices(self, x)[0]
         return super().fit(
             x=x,
             y=y,
@@ -270,7 +302,7 @@ class SegmentationTrainer(SegmentationStep):
         """As `keras.Model.train_on_batch`, without `class_weight`; see `compile`.
 
         Arrays are checked as by `fit`, but a batch may lack classes."""
-        _refuse_class_weight(class_weight, "train_on_batch")
+        refuse_class_weight(class_weight, "train_on_batch")
         self._check_data(x, y, complete=False)
         return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
 
@@ -281,17 +313,17 @@ class SegmentationTrainer(SegmentationStep):
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """As `keras.Model.predict`: float32 logits `(batch, height, width, num_classes)`."""
-        images = _images_of(x)
+        images = images_of(x)
         if isinstance(images, np.ndarray):
             check_arrays(images)
-        with _without_retracing_warnings():
+        with without_retracing_warnings():
             return super().predict(
                 x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
             )
 
     def _check_data(self, images, masks=None, *, training=False, complete=True):
         classes = (self.num_classes, self.ignore_index, self.labels)
-        images = _images_of(images)
+        images = images_of(images)
         if isinstance(images, np.ndarray):
             check_arrays(images, masks, *classes, training=training, complete=complete)
         if isinstance(images, Batches):
@@ -316,127 +348,11 @@ class SegmentationTrainer(SegmentationStep):
         if watched.get("training") or watched.get("evaluation"):
             callbacks.append(Watch(**watched))
         if verbose != 0 and not any(isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks):
-            callbacks.append(ProgressBar([*self.metrics_names, *parts]))
+            callbacks.append(ProgressBar(self.metrics_names, parts))
         return callbacks
 
 
-class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras's, with the figures in the order of `names` instead of the alphabet's."""
-
-    async_safe = True  # like Keras's own
-
-    def __init__(self, names):
-        super().__init__()
-        self.names = [*names, *(f"val_{name}" for name in names)]
-
-    def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, _in_order(logs, self.names))
-
-    def on_test_batch_end(self, batch, logs=None):
-        super().on_test_batch_end(batch, _in_order(logs, self.names))
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, _in_order(logs, self.names))
-
-    def on_test_end(self, logs=None):
-        super().on_test_end(_in_order(logs, self.names))
-
-
-def _in_order(logs, names):
-    """Those entries of `logs` first that `names` has, in its order."""
-    logs = logs or {}
-    return {name: logs[name] for name in [*(n for n in names if n in logs), *logs]}
-
-
-@contextlib.contextmanager
-def _without_retracing_warnings():
-    """TensorFlow warns of each new image size, but relaxes shapes by itself after two of them."""
-
-    def keep(record):
-        return "tf.function retracing" not in record.getMessage()
-
-    logger = logging.getLogger("tensorflow")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
-
-
-def _refuse_class_weight(class_weight, method):
-    if class_weight is not None:
-        raise ValueError(
-            f"`{method}(class_weight=...)` cannot weigh the pixels of a mask. Received: "
-            f"{class_weight!r}. Pass it to the model: `model.compile(class_weight=...)`."
-        )
-
-
-def _images_of(x):
-    """The images in what Keras takes as `x`: by name, `{"images": images}`, in a list of one, as they
-    are, or a dataset.
-
-    Raises:
-        ValueError: for what Keras would take for the inputs of a model with many."""
-    if isinstance(x, Pairs) or (isinstance(x, (list, tuple)) and _are_pairs(x)):
-        raise ValueError(
-            "Images must be an array, or batches of images and masks. Received: pairs of image and "
-            "mask. Pass data.batches(pairs, size=(height, width), batch_size=...)."
-        )
-    if isinstance(x, dict):
-        if list(x) != ["images"]:
-            raise ValueError(f'Inputs by name must be {{"images": images}}. Received: {list(x)}')
-        return x["images"]
-    if isinstance(x, (list, tuple)):
-        if len(x) == 1 and len(np.shape(x[0])) == 4:
-            return x[0]
-        raise ValueError(
-            "Images must be one array (batch, height, width, 3). Received: a list of "
-            f"{len(x)}. Pass np.stack(images), and np.stack(masks), if all have the same size, and "
-            "otherwise data.batches(list(zip(images, masks)), size=(height, width), batch_size=...)."
-        )
-    return x
-
-
-def _are_pairs(x):
-    return all(isinstance(item, (list, tuple)) and len(item) == 2 for item in x) and len(x) > 0
-
-
-def _is_foreign(x):
-    """Whether `x` is a dataset, or tensors, whose values are not checked beforehand.
-
-    A function of the user's own may give the masks of batches other values."""
-    images = _images_of(x)
-    if isinstance(images, Batches):
-        return images.transform is not None
-    return not isinstance(images, np.ndarray)
-
-
-def _start_again_at(batches, step):
-    """A callback that moves `data.batches(...)` back to where it was when `fit` was called.
-
-    On two backends Keras takes the first batches, for their shapes, before training begins."""
-    return keras.callbacks.LambdaCallback(on_train_begin=lambda logs: batches.start_at(step))
-
-
-def _class_weight(weights, num_classes):
-    if weights is None:
-        return None
-    if isinstance(weights, dict):
-        unknown = sorted(set(weights) - set(range(num_classes)), key=str)
-        if unknown:
-            raise ValueError(
-                f"The keys of `class_weight` must be classes, 0 to {num_classes - 1}. "
-                f"Received: {unknown}"
-            )
-        weights = [weights.get(i, 1.0) for i in range(num_classes)]
-    if np.shape(weights) != (num_classes,):
-        raise ValueError(
-            f"`class_weight` must hold {num_classes} numbers, one for each class. Received: {weights!r}"
-        )
-    weights = np.asarray(weights, "float32")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError(
-            "`class_weight` must hold numbers from 0 up, not all of them 0. Received: "
-            f"{weights.tolist()}"
-        )
-    return weights
+def _known_to(optimizer):
+    """The model's variables for which an optimizer has a state; none before the first step."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of float16's loss scaling
+    return getattr(optimizer, "_trainable_variables", [])

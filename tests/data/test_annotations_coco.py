@@ -131,7 +131,7 @@ def test_a_name_with_dots_stays_in_the_directory(tmp_path):
     draw(tmp_path / "a.jpg")
     (tmp_path / "images").mkdir()
     path = export(tmp_path / "result.json", [], images=[("../a.jpg", 1)])
-    with pytest.raises(ValueError, match=r"1 of 1 missing, ../a.jpg. Give `images`"):
+    with pytest.raises(ValueError, match=r"1 of 1 missing, ../a.jpg"):
         coco(path, tmp_path / "images")
 
 
@@ -301,3 +301,18 @@ def test_missing_files_and_directories_are_errors(here):
         coco(here / "none.json")
     with pytest.raises(FileNotFoundError, match="Received: '.*none', which is no directory"):
         coco(export(here / "a.json", []), here / "none")
+
+
+def test_images_and_annotations_one_level_too_high_or_low_are_found(tmp_path):
+    draw(tmp_path / "data" / "images" / "a.jpg")
+    path = export(tmp_path / "data" / "annotations" / "a.json", [])
+    for directory in (tmp_path / "data", tmp_path / "data" / "annotations"):
+        with pytest.raises(ValueError, match="1 of 1 missing, a.jpg. They are in '.*data/images'"):
+            coco(path, directory)
+    with pytest.raises(FileNotFoundError, match="no directory. They are in '.*data/images': give it"):
+        coco(path, tmp_path / "none")
+    for given in (tmp_path / "data", tmp_path / "data" / "annotations"):
+        with pytest.raises(FileNotFoundError, match="is a directory. .*: '?.*annotations/a.json"):
+            coco(given)
+    with pytest.raises(FileNotFoundError, match="no annotation file .*b.json.*: .*annotations/a.json"):
+        coco(path.with_name("b.json"))

@@ -29,7 +29,7 @@ def png(array):
 
 
 def write(path, shapes, *, image="a.jpg", size=(48, 32), data=None):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "version": "5.5.0",
         "flags": {},
@@ -197,3 +197,14 @@ def test_a_folder_without_labelmes_files_is_an_error(here):
     (here / "a.json").write_text("{")
     with pytest.raises(ValueError, match="must be JSON"):
         labelme(here)
+
+
+def test_folders_one_level_too_high_or_low_are_found(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / "data" / split / "a.json", [])
+        Image.new("RGB", (48, 32)).save(tmp_path / "data" / split / "a.jpg")
+    (tmp_path / "data" / "train" / "more").mkdir()
+    with pytest.raises(FileNotFoundError, match="none. They are in '.*data/train' or '.*data/val'"):
+        labelme(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="none. They are in '.*data/train'. Give one"):
+        labelme(tmp_path / "data" / "train" / "more")

@@ -138,7 +138,7 @@ def test_an_image_with_two_files_is_an_error(here):
 
 
 def test_missing_files_are_errors(here):
-    with pytest.raises(FileNotFoundError, match="There is no CSV file '.*none.csv'"):
+    with pytest.raises(FileNotFoundError, match="There is no annotation file '.*none.csv'"):
         rle_csv(here / "none.csv", here / "images")
     (here / "train.csv").write_text("ImageId,EncodedPixels\na.jpg,1 1\n")
     with pytest.raises(FileNotFoundError, match="Received: '.*none', which is no directory"):
@@ -148,3 +148,35 @@ def test_missing_files_are_errors(here):
 def test_without_a_column_of_classes_there_is_one_name(here):
     with pytest.raises(ValueError, match="must have the name of one class"):
         read(here, "ImageId,EncodedPixels\na.jpg,1 1\n", labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "labels, remedy",
+    [
+        (["scratch", "dent"], "labels={3: 'scratch', 10: 'dent'}"),
+        (["scratch"], "labels={3: 'name of 3', 10: 'name of 10'}"),
+        ({1: "scratch"}, "labels={3: 'name of 3', 10: 'name of 10'}"),
+    ],
+)
+def test_unknown_classes_are_all_named_with_the_dict_to_give(here, labels, remedy):
+    text = "ImageId,ClassId,EncodedPixels\na.jpg,10,1 1\na.jpg,3,9 1\n"
+    with pytest.raises(ValueError, match="Received: '3', '10'. Name each class") as error:
+        read(here, text, labels=labels)
+    assert remedy in str(error.value)
+    with pytest.raises(ValueError, match="Received: '10'. Add them."):
+        read(here, text, labels=["3"])
+
+
+def test_images_one_level_too_high_or_low_are_found(here):
+    (here / "images" / "empty").mkdir()
+    text = "ImageId,EncodedPixels\na,1 1\nb.jpg,1 1\n"
+    assert len(read(here, text)) == 2
+    for directory, received in (
+        (here / "images" / "empty", "2 of 2 missing"),
+        (here / "photos", "which is no directory"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=received) as error:
+            rle_csv(here / "train.csv", directory)
+        assert f"They are in '{here}/images': give it as `images`" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="is a directory. Give .*: '?.*train.csv"):
+        rle_csv(here, here / "images")

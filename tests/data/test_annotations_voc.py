@@ -208,3 +208,13 @@ def test_two_images_of_one_name_are_an_error(cvat):
     image(cvat / "JPEGImages" / "c.jpg")
     with pytest.raises(ValueError, match="unique without their endings. Received: '.*c.jpg' and"):
         voc(cvat)
+
+
+def test_a_root_one_level_too_high_or_low_is_found(cvat):
+    root = cvat / "a" / "b"
+    root.mkdir(parents=True)
+    for part in ("JPEGImages", "labelmap.txt"):
+        (cvat / part).rename(root / part)
+    for given in (cvat / "a", root / "JPEGImages"):
+        with pytest.raises(FileNotFoundError, match=f"none of them. Give '{root}', which has one"):
+            voc(given)

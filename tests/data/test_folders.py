@@ -167,7 +167,7 @@ def test_image_paths(here, monkeypatch):
     (here / "empty").mkdir()
     for source, problem in [
         (here / "empty", "a directory without files"),
-        (here / "nowhere", "neither a directory nor a glob"),
+        (here / "nowhere", "which does not exist"),
         (here / "nowhere" / "*.jpg", "a glob that matches no files"),
     ]:
         with pytest.raises(FileNotFoundError, match=f"{source.name}', {problem}".replace("*", ".")):
@@ -216,7 +216,7 @@ def test_an_empty_folder_and_a_glob_without_a_match_are_errors(here):
         folder(here / "empty", here / "masks")
     with pytest.raises(FileNotFoundError, match="`masks`.*tiff', a glob that matches no files"):
         folder(here / "images", here / "masks" / "*.tiff")
-    with pytest.raises(FileNotFoundError, match="neither a directory nor a glob"):
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
         folder(here / "nowhere", here / "masks")
 
 
@@ -241,3 +241,54 @@ def test_image_and_mask_of_different_size_are_errors(here):
     pairs = folder(here / "images", here / "masks")
     with pytest.raises(ValueError, match=r"\(32, 48\) and \(48, 32\).*2.png.*2.jpg"):
         pairs[1]
+
+
+@pytest.mark.parametrize(
+    "image, mask, images, masks, fitting",
+    [
+        ("i/{}.jpg", "m/{}_mask.png", "i", "m", ("i/*.jpg", "m/*_mask.png")),
+        ("i/{}.jpg", "m/{}_mask.png", "i/*.jpg", "m/*.png", ("i/*.jpg", "m/*_mask.png")),
+        ("i/{}.jpg", "m/seg_{}.png", "i", "m", ("i/*.jpg", "m/seg_*.png")),
+        ("i/{}_rgb.jpg", "m/{}.png", "i", "m", ("i/*_rgb.jpg", "m/*.png")),
+        ("i/{}_rgb.jpg", "m/{}_mask.png", "i", "m", ("i/*_rgb.jpg", "m/*_mask.png")),
+        ("x/{}.jpg", "x/{}_mask.png", "x", "x", ("x/*.jpg", "x/*_mask.png")),
+    ],
+)
+def test_names_with_an_affix_are_told_the_globs_that_fit(
+    tmp_path, monkeypatch, image, mask, images, masks, fitting
+):
+    monkeypatch.chdir(tmp_path)
+    for i in (*range(1, 31), 100):
+        write(tmp_path / image.format(i))
+        write(tmp_path / mask.format(i), i)
+    with pytest.raises(ValueError) as error:
+        folder(images, masks)
+    assert f"pass `images={fitting[0]!r}`, `masks={fitting[1]!r}`" in str(error.value)
+    assert order(folder(*fitting)) == [*range(1, 31), 100]
+
+
+def test_no_file_is_both_image_and_mask(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.png")
+        write(tmp_path / f"{i}_mask.png")
+    with pytest.raises(ValueError, match="6 such files in .*Put the masks into a directory of their"):
+        folder(tmp_path, tmp_path)
+
+
+def test_swapped_images_and_masks_are_recognized(here):
+    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), "uint8")
+    for path in (here / "images").iterdir():
+        Image.fromarray(photo).save(path, quality=95)
+    for palette in (None, [(0, 0, 0), (255, 0, 0)]):
+        pairs = folder(here / "masks", here / "images", palette=palette)
+        with pytest.raises(ValueError, match="the mask '.*1.jpg', with .* Swap `images` and `masks`"):
+            pairs[0]
+    # Masks with colours alone do not mean that.
+    write(here / "masks" / "1.png", (9, 0, 0))
+    with pytest.raises(ValueError, match="Pass `palette=`"):
+        folder(here / "images", here / "masks")[0]
+
+
+def test_a_directory_with_images_one_level_below_is_told_where(here):
+    with pytest.raises(FileNotFoundError, match="so on. There are some in '.*images' or '.*masks'."):
+        folder(here, here / "masks")

@@ -125,7 +125,7 @@ def test_names_stay_unique_after_joining():
 def test_what_cannot_be_joined():
     with pytest.raises(ValueError, match="same labels. Received: label 1 is 'road' and 'car'"):
         numbered(1, labels=["sky", "road"]) + numbered(1, labels=["sky", "car"])
-    with pytest.raises(ValueError, match="same labels. Received: 2 and 1 labels"):
+    with pytest.raises(ValueError, match="same labels. Received: 2 labels and 1"):
         numbered(1, labels=["sky", "road"]) + numbered(1, labels=["sky"])
     with pytest.raises(ValueError, match="same palette. Received: different colours"):
         numbered(1, palette=[[1, 2, 3]]) + numbered(1, palette=[[1, 2, 4]])
@@ -151,6 +151,13 @@ def test_the_seed_decides_on_the_split():
     assert numbers(first[0]) != numbers(random_split(numbered(50), (0.5, 0.5), seed=2)[0])
 
 
+def test_one_share_is_that_of_the_second_part():
+    for shares in (0.2, np.float32(0.2), 20):
+        assert [len(part) for part in random_split(numbered(100), shares)] == [80, 20]
+    parts, both = (random_split(numbered(100), shares) for shares in (0.2, (0.8, 0.2)))
+    assert [numbers(part) for part in parts] == [numbers(part) for part in both]
+
+
 def test_shares_are_rounded_to_whole_pairs():
     for count in range(3, 40):
         parts = random_split(list(numbered(count)), [1 / 3] * 3)
@@ -161,6 +168,11 @@ def test_shares_are_rounded_to_whole_pairs():
 @pytest.mark.parametrize(
     "shares, message",
     [
+        ((1,) * 11, "must be 10 pairs together"),
+        ((1 / 11,) * 11, "Make fewer parts"),
+        (1.5, r"positive.*Received: \(-0.5, 1.5\)"),
+        (10, r"positive.*Received: \(0, 10\)"),
+        (0.01, r"Received: shares \(0.99, 0.01\) of 10 pairs. Give each part 0.1 or more"),
         ((), r"positive.*Received: \(\)"),
         ((0.5, 1), "positive: fractions such as"),
         ((1.5, -0.5), "positive"),
@@ -169,7 +181,10 @@ def test_shares_are_rounded_to_whole_pairs():
         ((float("nan"),), "positive"),
         ((0.8, 0.1), "must be 1 together. Received: .*together 0.9. Add a part"),
         ((5, 6), "must be 10 pairs together.*together 11"),
-        ((0.99, 0.01), "Every part must have a pair or more. Received: .* of 10 pairs"),
+        (
+            (0.99, 0.01),
+            "Every part must have one pair or more. .* of 10 pairs. Give each part 0.1 or more",
+        ),
     ],
 )
 def test_shares_that_no_split_can_have(shares, message):

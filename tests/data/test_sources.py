@@ -264,6 +264,23 @@ def test_coco_panoptic(library, tmp_path, monkeypatch):
     assert pairs.name(0) == "000000037777" and pairs.image_size(0) == (32, 48)
 
 
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("oxford_pet", "Received: 'oxford_pet'. Names like it: 'oxford_iiit_pet'"),
+        ("city", "Names like it: 'cityscapes'"),
+        ("zzzqqq", r"Names like it: none; tfds.list_builders\(\) has all"),
+        ("voc/2012:9.9.9", "only: 5.0.0"),
+        ("cityscapes/no", "BuilderConfig no not found"),
+        ("Oxford IIIT", "must be .* 'name/config:version'. Received: 'Oxford IIIT'"),
+    ],
+)
+def test_an_unknown_name_is_told_those_like_it(library, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tfds(name, "train", data_dir=tmp_path)
+    assert len(str(error.value)) < 400
+
+
 @pytest.mark.parametrize("name", ["scene_parse150", "scene_parse150:1.0.0"])
 def test_scene_parse150_is_refused_with_the_reason(name):
     with pytest.raises(ValueError, match="instances of ADE20K: 100 categories.*data.ade20k"):

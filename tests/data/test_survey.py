@@ -487,3 +487,9 @@ def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+
+
+def test_a_list_of_pairs_is_told_to_be_named():
+    pairs = Pairs([(np.zeros((32, 48, 3), "uint8"), np.zeros((32, 48), "uint8"))])
+    with pytest.raises(ValueError, match="a list of 2 Pairs. Name them, {'train': a, 'val': b}"):
+        check([pairs, pairs])

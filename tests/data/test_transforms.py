@@ -38,6 +38,81 @@ def test_random_sizes_equal_those_of_mmsegmentation(height, width, resize, ratio
     assert size == expected
 
 
+@pytest.mark.parametrize(
+    "height, width, resize, pixels, expected",
+    [
+        # PyTorch-Encoding 0.5: int(w * oh / h), where oh is the short side
+        (375, 500, {"short": 520}, 520, (520, 693)),
+        (500, 375, {"short": 520}, 260, (346, 260)),
+        # since 1.0: int(h * long / w + 0.5)
+        (375, 501, {"long": 520}, 1040, (778, 1040)),
+        (501, 375, {"long": 520}, 780, (780, 584)),
+    ],
+)
+def test_random_sides_equal_those_of_pytorch_encoding(height, width, resize, pixels, expected):
+    ratio = pixels / 520
+    size = random_size(generators(1)[0], height, width, resize=resize, scale=(ratio, ratio))
+    assert size == expected
+
+
+def test_random_sides_cover_the_range_with_both_ends():
+    options = {"resize": {"short": 40}, "scale": (0.9, 1.1)}
+    sides = {random_size(rng, 100, 300, **options)[0] for rng in generators(200)}
+    assert sides == set(range(36, 45))
+
+
+def test_the_rule_for_crops_is_adjustable():
+    mask = np.zeros((64, 64), "uint8")
+    mask[:, :20] = 1  # the other class has 44 / 64 = 0.69 of the pixels
+    draws = []
+
+    class Counting:
+        def integers(self, high):
+            draws.append(high)
+            return 0
+
+    def count(**options):
+        draws.clear()
+        random_crop(Counting(), mask, 64, 64, (64, 64), **options)
+        return len(draws) // 2
+
+    assert [count(max_class_share=share) for share in (0.68, 0.7, 1)] == [11, 1, 1]
+    mask[:] = 1
+    assert [count(max_class_share=share) for share in (0.99, 1)] == [11, 1]
+
+
+def test_with_antialiasing_every_pixel_counts_and_masks_are_read_at_the_centres():
+    # At a quarter, OpenCV's bilinear resizing reads the second and third of four columns.
+    stripes = np.zeros((64, 128, 3), "uint8")
+    stripes[:, ::4] = 200
+    mask = np.arange(128, dtype="uint8")[None].repeat(64, axis=0)
+    options = {"scale": (0.25, 0.25), "flip": 0, "photometric": False}
+    for antialias, least, most, first in ((True, 37, 63, 2), (False, 0, 0, 0)):
+        image, labels = augment(
+            generators(1)[0], stripes, mask, (32, 32), antialias=antialias, **options
+        )
+        assert (labels[:16, 0] == first).all()
+        assert ((least <= image[:16, 1:-1]) & (image[:16, 1:-1] <= most)).all()
+
+
+def test_some_images_are_blurred():
+    edge = np.zeros((40, 40, 3), "uint8")
+    edge[:, 20:] = 200
+    mask = np.zeros((40, 40), "uint8")
+    options = {"scale": (1, 1), "flip": 0, "photometric": False, "blur": 0.25}
+    blurred = [
+        (augment(rng, edge, mask, (40, 40), **options)[0] != edge).any() for rng in generators(300)
+    ]
+    assert 0.15 < np.mean(blurred) < 0.32
+
+
+def test_the_colour_of_the_padding_is_adjustable():
+    image, _ = augment(
+        generators(1)[0], IMAGE, MASK, (70, 100), scale=(1, 1), photometric=False, padding=(1, 2, 3)
+    )
+    assert (image[60:] == (1, 2, 3)).all() and (image[:, 80:] == (1, 2, 3)).all()
+
+
 def test_ratios_cover_the_range():
     ratios = [random_size(rng, 1000, 1000)[0] / 1000 for rng in generators(400)]
     assert 0.5 <= min(ratios) < 0.52 and 1.98 < max(ratios) <= 2.0
@@ -139,7 +214,7 @@ def test_each_change_of_colours_can_be_alone():
     assert 15 < len(results) < 45
     for result in results:
         np.testing.assert_array_equal(result.max(-1), top)
-        np.testing.assert_array_equal(result.min(-1), bottom)
+        assert np.abs(result.min(-1) - bottom.astype(int)).max() <= 1  # HSV has 8 bits
 
 
 def test_colours_can_be_left_alone_or_changed_by_nothing():
@@ -158,6 +233,15 @@ def test_true_stands_for_the_ranges_of_the_recipe():
     "options, message",
     [
         ({"resize": 512}, r"`resize` must be \(long, short\).*512"),
+        ({"resize": {"height": 512}}, r"`resize`.*'short': pixels.*height"),
+        ({"resize": {"short": 512, "long": 512}}, "`resize`.*'long': 512"),
+        ({"resize": {"short": 0}}, "`resize`.*'short': 0"),
+        ({"antialias": 1}, "`antialias` must be True or False.*1"),
+        ({"max_class_share": 0}, "`max_class_share` must be a number above 0.*0. 1 allows"),
+        ({"max_class_share": 75}, "`max_class_share`.*75"),
+        ({"blur": 2}, "`blur` must be a probability.*2"),
+        ({"padding": 0}, "`padding` must be an RGB colour.*0"),
+        ({"padding": (0, 0, 256)}, r"`padding`.*\(0, 0, 256\)"),
         ({"resize": (2048, 0)}, r"`resize`.*positive integers.*\(2048, 0\)"),
         ({"resize": (2048, 512.5)}, "`resize`.*512.5"),
         ({"scale": 1.0}, r"`scale` must be \(smallest, largest\).*1.0.*\(1, 1\)"),

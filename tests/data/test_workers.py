@@ -87,9 +87,10 @@ def test_bad_numbers_of_workers():
 
 
 PROGRAM = """
-import multiprocessing, time
+import multiprocessing, signal, time
 import numpy as np
 from keras_encnet.data.workers import Workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # one in the background ignores it
 workers = Workers(lambda: None, 2, (32, 32), batch_size=1, ahead=1)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)

@@ -187,7 +187,7 @@ def test_more_images_and_fewer_are_no_other_evaluation(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"flip": True}, r"options: \{.*'flip': False.*then"),
+        ({"flip": True}, r"settings \(option flip: False then, True now\)"),
         ({"model": Model(weights=(1.0, 2.0))}, "checksum of the weights"),
         ({"model": Model(align_corners=True)}, "align_corners: False then, True now"),
         ({"model": Model(evaluation={"resize": [80, 80]})}, "evaluation: None then"),
@@ -387,7 +387,9 @@ def test_the_classes_of_the_data_must_be_those_of_the_model():
     model, names = Model(), ("sky", "road", "car", "tree", "kerb")
     model.labels = names
     own, other = (Pairs(list(examples()), labels=labels) for labels in (names, names[::-1]))
-    with pytest.raises(ValueError, match="class names of the data.*Received: kerb, .* sky in the data"):
+    with pytest.raises(
+        ValueError, match="data must.*Received: label 0 is 'kerb' in the data and 'sky'"
+    ):
         evaluate(model, other)
     with pytest.raises(ValueError, match="Received: 2 class names in the data, and a model of 5"):
         evaluate(Model(), Pairs(list(examples()), labels=names[:2]))
@@ -401,3 +403,13 @@ def test_directories_need_pairs_that_can_be_read_again(tmp_path):
         evaluate(Model(), (pair for pair in examples()), report=tmp_path)
     with pytest.raises(ValueError, match="`pairs` must have one pair or more. Received: none"):
         evaluate(Model(), [])
+
+
+def test_a_path_is_no_model():
+    with pytest.raises(ValueError, match="must be an EncNet. Received: 'a'. Load it: EncNet.from"):
+        evaluate("a", examples())
+
+
+def test_a_video_is_no_image():
+    with pytest.raises(ValueError, match="must be a photograph. Received: 'clip.mp4', a video"):
+        segment(Model(), "clip.mp4")

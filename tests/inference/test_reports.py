@@ -5,6 +5,7 @@ import json
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -403,3 +404,18 @@ def test_the_cell_under_the_pointer_is_told(browser, tmp_path):
     told = page.locator("#cell").inner_text()
     assert told == "class 3 was called class 5: 50.0 % of its pixels"
     page.close()
+
+
+def test_scores_are_there_only_if_they_belong_to_the_page(tmp_path, monkeypatch):
+    Example().write(tmp_path)
+
+    def killed(self, target):
+        if self.name == "per_image.csv":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Example(num_classes=7).write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "per_image.csv"]

@@ -50,6 +50,16 @@ def test_frozen_layer_keeps_its_statistics():
     np.testing.assert_array_equal(numpy(layer.moving_mean), 0)
 
 
+def test_frozen_statistics_are_used_and_kept_while_the_rest_trains():
+    layer = ConvNorm(3, 1, frozen_statistics=True)
+    x = 3 + noise("x", (2, 4, 5, 3)).astype("float32")
+    expected = numpy(layer(x))
+    np.testing.assert_array_equal(numpy(layer(x, training=True)), expected)
+    np.testing.assert_array_equal(numpy(layer.moving_mean), 0)
+    assert [weight.name for weight in layer.trainable_weights] == ["kernel", "gamma", "beta"]
+    assert ConvNorm.from_config(layer.get_config()).frozen_statistics
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_statistics_are_float32_in_half_precision(policy):
     layer = ConvNorm(2, 1, relu=False, dtype=keras.DTypePolicy(policy))

@@ -196,18 +196,6 @@ def test_lora_is_kept():
     assert trainable(again) == trainable(model) and again.get_layer("gate").lora_rank == 2
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_clone_model_is_refused_in_words(compiled):
-    model = tiny()
-    if compiled:
-        model.compile("sgd")
-    with pytest.raises(ValueError, match="clone_model.*EncNet.from_config"):
-        keras.models.clone_model(model)
-    # The ways that the message names.
-    assert keras.models.clone_model(model.heads_network()).count_params() == model.count_params()
-    assert isinstance(copy.deepcopy(model), EncNet)
-
-
 @pytest.mark.parametrize(
     "layers,message",
     [

@@ -16,8 +16,9 @@ import pytest
 from golden.files import shapes_of, tiny, tiny_state, write_safetensors
 from golden.weights import image, state_dict
 from keras_encnet import EncNet
-from keras_encnet.presets import backbones, load, table
+from keras_encnet.presets import backbones, load
 from keras_encnet.presets.hub import publish
+from keras_encnet.zoo import table
 
 ONE = image(0, 40, 56)[None]
 TINY = {"width": 0.125, "num_codes": 4, "head_channels": 64}

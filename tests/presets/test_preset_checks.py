@@ -574,7 +574,7 @@ for directory in sorted(here.glob("hostile*")):
         print(f"{directory.name} was loaded")
     except ValueError as error:
         assert "config.json" in str(error) or "model.weights.h5" in str(error), error
-packages = ("site-packages", "/lib/python", "keras_encnet/presets")
+packages = ("site-packages", "/lib/python", "keras_encnet/presets", "keras_encnet/zoo")
 print([one for one in seen if not any(package in one[1] for package in packages)])
 """
 

@@ -13,7 +13,7 @@ from keras_encnet import EncNet, list_presets
 from keras_encnet.inference.geometry import evaluation_rule
 from keras_encnet.inference.segmenting import views_of
 from keras_encnet.models.resnet import BACKBONES
-from keras_encnet.presets.table import (
+from keras_encnet.zoo.table import (
     SHORT_NAMES,
     architecture,
     bibtex,
@@ -77,9 +77,9 @@ def test_openmmlabs_models_are_as_published(row):
     measured = (preset.miou, preset.miou_ms_flip, preset.train_gb, preset.v100_fps)
     assert measured == tuple(map(number, figures))
     assert preset.backbone == ("resnet101" if "r101-d8" in config else "resnet50")
-    assert preset.recipe["iterations"] == 1000 * int(re.search(r"-(\d+)k_", config)[1])
+    assert preset.recipe["steps"] == 1000 * int(re.search(r"-(\d+)k_", config)[1])
     assert preset.recipe["batch_size"] == 4 * int(re.search(r"4xb(\d)", config)[1])
-    assert preset.recipe["crop_size"] == [int(n) for n in config.rsplit("-", 1)[1].split("x")]
+    assert preset.recipe["size"] == [int(n) for n in config.rsplit("-", 1)[1].split("x")]
     assert preset.laterals is False
     assert preset.align_corners is ("769x769" in config)
     assert preset.licence == "Apache-2.0"

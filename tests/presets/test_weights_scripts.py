@@ -12,7 +12,7 @@ import pytest
 from golden.files import shapes_of, tiny, write_safetensors
 from golden.weights import image, state_dict
 from keras_encnet import EncNet
-from keras_encnet.presets import table
+from keras_encnet.zoo import table
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "weights"
 NAME = "ade20k_r50_512x512_160k"

@@ -1,15 +1,20 @@
-"""SGD against torch.optim.SGD in float64, and the learning rates of the recipes."""
+"""SGD against torch.optim.SGD in float64."""
 
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
+from tiny import tiny
 
 from backend import numpy
-from keras_encnet.training import SGD, PolynomialDecay
+from golden.weights import noise
+from keras_encnet.training.optimizers import HEADS, SGD
+from keras_encnet.training.schedules import PolynomialDecay
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "training.npz")
+RECIPES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "recipes.npz")
 CASES = sorted({key.split("/")[1] for key in GOLDEN.files if key.startswith("sgd/")})
 
 
@@ -48,12 +53,102 @@ def test_nesterov_agrees_with_pytorch(weight_decay):
     assert again.nesterov is True
 
 
+PATHS = ("backbone/kernel", "backbone/bias", "head/kernel", "head/bias")
+
+
+def variables():
+    """Variables of `PATHS`, with the values from which the originals started."""
+    found = []
+    for path in PATHS:
+        scope, name = path.split("/")
+        with keras.name_scope(scope):
+            found.append(keras.Variable(noise(f"updates/{path}", (4,)).astype("float32"), name=name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "case, options",
+    [
+        ("plain", {}),
+        ("nesterov", {"nesterov": True}),
+        ("groups", {"learning_rate_factors": {"^head/": 10.0}}),
+        ("clipped", {"global_clipnorm": 0.5}),
+    ],
+)
+def test_agrees_with_pytorch_in_groups_and_clipped(case, options):
+    ours = variables()
+    assert tuple(variable.path for variable in ours) == PATHS
+    optimizer = SGD(1.0, momentum=0.9, weight_decay=0.05, **options)
+    if case == "groups":
+        optimizer.exclude_from_weight_decay(var_list=ours[1:2], var_names=["^bias"])
+        optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    for step in range(5):
+        optimizer.learning_rate = 0.1 * 0.8 ** (step + 1)
+        gradients = [noise(f"updates/{path}/gradient", (4,), step).astype("float32") for path in PATHS]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], ours)
+        for path, variable in zip(PATHS, ours, strict=True):
+            expected = RECIPES[f"updates/{case}/{step}/{path}"]
+            np.testing.assert_allclose(numpy(variable.value), expected, rtol=0, atol=1e-6)
+
+
 def test_excluded_variables_do_not_decay():
-    weight, bias = (keras.Variable(np.float32([8.0]), name=name) for name in ("weight", "bias"))
+    variables = [keras.Variable(np.float32([8.0]), name=name) for name in ("weight", "bias", "other")]
     optimizer = SGD(0.5, momentum=0.0, weight_decay=0.5)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    optimizer.apply([keras.ops.zeros(1)] * 2, [weight, bias])
-    assert [float(numpy(v.value)[0]) for v in (weight, bias)] == [6.0, 8.0]
+    optimizer.exclude_from_weight_decay(var_list=variables[2:], var_names=["bias"])
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    optimizer.apply([keras.ops.zeros(1)] * 3, variables)
+    assert [float(numpy(v.value)[0]) for v in variables] == [6.0, 8.0, 8.0]
+    with pytest.raises(ValueError, match=r"`exclude_from_weight_decay` must be called before training"):
+        optimizer.exclude_from_weight_decay(var_names=["weight"])
+
+
+def test_factors_and_exclusions_hold_in_a_model_and_after_loading(tmp_path):
+    model = tiny()
+    optimizer = SGD(0.1, momentum=0.0, weight_decay=0.5, learning_rate_factors={HEADS: 0.0})
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])
+    model.compile(optimizer)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.get_config() == optimizer.get_config()
+    # Masks that are ignored give no gradient: what moves, decays.
+    images, masks = np.zeros((2, 32, 48, 3), "uint8"), np.full((2, 32, 48), 255, "uint8")
+    before = [numpy(variable.value) for variable in loaded.trainable_variables]
+    for one in (model, loaded):
+        one.train_on_batch(images, masks)
+        moved = {
+            variable.path
+            for variable, value in zip(one.trainable_variables, before, strict=True)
+            if (numpy(variable.value) != value).any()
+        }
+        assert moved == {"conv1/kernel", "conv2/kernel", "conv3/kernel"}
+
+
+@pytest.mark.parametrize("options", [{}, {"laterals": True}, {"se_head": False, "aux_head": False}])
+def test_the_pattern_of_heads_is_in_all_paths_behind_the_backbone(options):
+    model = tiny(**options)
+    paths = [variable.path for variable in model.trainable_variables]
+    found = [path for path in paths if re.search(HEADS, path)]
+    assert found == paths[len(model.backbone.trainable_variables) :]
+
+
+def test_a_pattern_in_no_path_is_warned_about():
+    optimizer = SGD(learning_rate_factors={"haeds": 10.0})
+    with pytest.warns(UserWarning, match=r"must be in the path.*'backbone/kernel'.*'haeds'"):
+        optimizer.build(variables())
+
+
+def test_clipping_by_norm_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    ours = variables()
+    optimizer = SGD(1.0, momentum=0.0, weight_decay=0.0, clipnorm=0.7)
+    gradients = [noise(f"clip/{path}", (4,)) for path in PATHS]
+    before = [numpy(variable.value) for variable in ours]
+    optimizer.apply([keras.ops.convert_to_tensor(g.astype("float32")) for g in gradients], ours)
+    for variable, start, gradient in zip(ours, before, gradients, strict=True):
+        theirs = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        theirs.grad = torch.from_numpy(gradient)
+        torch.nn.utils.clip_grad_norm_([theirs], 0.7)
+        np.testing.assert_allclose(start - numpy(variable.value), theirs.grad.numpy(), atol=1e-6)
 
 
 def test_arguments_of_keras_optimizers_have_their_effect():
@@ -72,6 +167,9 @@ def test_arguments_of_keras_optimizers_have_their_effect():
         ({"weight_decay": -1e-4}, r"`weight_decay`.*from 0 up.*-0.0001"),
         ({"weight_decay": float("nan")}, r"`weight_decay`.*from 0 up.*nan"),
         ({"weight_decay": "a"}, r"`weight_decay`.*from 0 up.*'a'"),
+        ({"learning_rate_factors": {"a": -1.0}}, r"`learning_rate_factors`.*from 0 up.*'a': -1.0"),
+        ({"learning_rate_factors": {"(": 1.0}}, r"`learning_rate_factors`.*regular expressions.*'\('"),
+        ({"learning_rate_factors": 10.0}, r"`learning_rate_factors` must map.*10.0"),
         ({"momentum": 0.0, "nesterov": True}, r"`momentum` must be above 0.*nesterov"),
     ],
 )
@@ -79,63 +177,6 @@ def test_invalid_arguments_of_sgd_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         SGD(**options)
     assert SGD(weight_decay=None).get_config()["weight_decay"] == 0.0
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"steps": 0}, r"`steps` must be a positive integer.*0"),
-        ({"steps": 2.5}, r"`steps` must be a positive integer.*2.5"),
-        ({"steps": float("nan")}, r"`steps` must be a positive integer.*nan"),
-        ({"steps": None}, r"`steps` must be a positive integer.*None"),
-        ({"steps": "a"}, r"`steps` must be a positive integer.*'a'"),
-        ({"steps": True}, r"`steps` must be a positive integer.*True"),
-        ({"steps": 9, "initial": None}, r"`initial`.*above 0.*None"),
-        ({"steps": 9, "power": "a"}, r"`power`.*above 0.*'a'"),
-        ({"steps": 9, "end": None}, r"`end` must be from 0 to `initial`.*None"),
-        ({"steps": 9, "warmup": 1.5}, r"`warmup`.*1.5"),
-        ({"steps": 9, "initial": 0.0}, r"`initial`.*above 0.*0.0"),
-        ({"steps": 9, "power": -1.0}, r"`power`.*above 0.*-1.0"),
-        ({"steps": 9, "end": -1e-4}, r"`end` must be from 0 to `initial`.*-0.0001"),
-        # Below the default of `end` the rate would rise.
-        ({"steps": 9, "initial": 6e-5}, r"`end`.*end=0.0001, initial=6e-05. Pass end=0.0"),
-        ({"steps": 9, "warmup": 10}, r"`warmup`.*0 to `steps` \(9\).*10"),
-        ({"steps": 9, "warmup": -1}, r"`warmup`.*-1"),
-    ],
-)
-def test_invalid_arguments_of_the_schedule_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        PolynomialDecay(**options)
-
-
-def test_polynomial_decay_is_mmsegmentations():
-    steps, end, power = 160, 1e-4, 0.9
-    schedule = PolynomialDecay(0.01, steps=steps, end=end, power=power)
-    # mmengine's PolyLR computes each rate from the one before.
-    rate, rates = 0.01, [0.01]
-    for step in range(1, steps + 1):
-        rate = (rate - end) * (1 - 1 / (steps - step + 1)) ** power + end
-        rates.append(rate)
-    found = [float(schedule(step)) for step in range(0, steps + 1, 20)]
-    np.testing.assert_allclose(found, rates[::20], rtol=1e-5)
-    assert float(schedule(steps + 50)) == pytest.approx(end)
-
-
-def test_polynomial_decay_with_warmup():
-    schedule = PolynomialDecay(1.0, steps=100, end=0.0, power=1.0, warmup=4)
-    found = [float(schedule(step)) for step in range(5)]
-    np.testing.assert_allclose(found, [0.25 * 1, 0.5 * 0.99, 0.75 * 0.98, 0.97, 0.96], rtol=1e-6)
-
-
-def test_the_rate_follows_the_schedule():
-    schedule = PolynomialDecay(0.5, steps=2, end=0.0, power=1.0)
-    variable = keras.Variable(np.float32([8.0]))
-    optimizer = SGD(schedule, momentum=0.0, weight_decay=0.0)
-    values = []
-    for _ in range(3):
-        optimizer.apply([keras.ops.ones(1)], [variable])
-        values.append(float(numpy(variable.value)[0]))
-    assert values == [7.5, 7.25, 7.25]
 
 
 def test_config_round_trip():

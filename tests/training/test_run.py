@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 import zipfile
 
@@ -20,8 +21,7 @@ from PIL import Image
 from keras_encnet import EncNet
 from keras_encnet.data import Pairs, batches
 from keras_encnet.files import locked
-from keras_encnet.training import SGD, Checkpoint, PolynomialDecay, train
-from keras_encnet.training.run import History
+from keras_encnet.training import SGD, Checkpoint, PolynomialDecay, ValidationScores, sparing, train
 from training.tiny import tiny
 
 RNG = np.random.default_rng(0)
@@ -46,11 +46,21 @@ def make_model(epochs=2, frozen=False, **options):
     return model
 
 
-def run(directory, make=make_model, epochs=2, pairs=PAIRS, **options):
-    data = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0)
-    settings = {"epochs": epochs, "size": (32, 48)}
-    options = {"verbose": 0, **options}
-    return train(make, data, directory=directory, epochs=epochs, settings=settings, **options)
+@pytest.fixture(autouse=True)
+def unsparing(monkeypatch):
+    """Each step can be saved, although a save takes longer than one."""
+    monkeypatch.setattr(sparing, "WAIT", 0)
+
+
+def run(directory, make=make_model, epochs=2, pairs=PAIRS, shard=(0, 1), **options):
+    data = batches(pairs, size=(32, 48), batch_size=2, augment=True, seed=0, shard=shard)
+    options = {"verbose": 0, "settings": {"size": (32, 48)}, "epochs": epochs, **options}
+    return train(make, data, directory=directory, **options)
+
+
+def history_of(directory):
+    with (directory / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def same_weights(model, weights, **tolerance):
@@ -91,10 +101,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     model = run(stopped, no_model)
     assert Checkpoint.newest(stopped)[1] == int(model.optimizer.iterations) == 2 * STEPS
     same_weights(model, expected)
-    with (stopped / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = history_of(stopped)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) > 0 and set(rows[0]) >= {"miou", "se_loss"}
+    # The row of an epoch that was interrupted is about all of its steps.
+    for row, other in zip(rows, history_of(tmp_path / "uninterrupted"), strict=True):
+        np.testing.assert_allclose(*[list(map(float, r.values())) for r in (row, other)], rtol=1e-4)
+    # "poly" with power 0.9, from 0.05 down to 1e-4, at the first step of the second epoch.
+    rate = (0.05 - 1e-4) * (1 - 3 / 5) ** 0.9 + 1e-4
+    assert float(rows[0]["learning_rate"]) == pytest.approx(rate)
 
     # A finished run is only loaded.
     again = run(stopped, no_model, callbacks=[stop_after(1)])
@@ -107,6 +122,7 @@ def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keras_encnet.training.checkpoint.KEPT", 2 * STEPS)
+        patch.setattr(sparing, "WAIT", 0)
         model = run(directory, every=0)
     return directory, model.get_weights()
 
@@ -189,8 +205,8 @@ def test_a_run_can_be_given_more_epochs(stopped_at, step):
     with pytest.warns(UserWarning, match="started for 2 epochs and now has 3"):
         with pytest.raises(KeyboardInterrupt):
             run(directory, lambda: make_model(3), epochs=3, callbacks=[note, stop_after(1)])
-    # "poly" with power 0.9, from 0.05 down to 1e-4.
-    poly = [(0.05 - 1e-4) * (1 - i / (3 * STEPS)) ** 0.9 + 1e-4 for i in range(3 * STEPS)]
+    # "poly" with power 0.9, from 0.05 down to 1e-4 in the last step.
+    poly = [(0.05 - 1e-4) * (1 - i / (3 * STEPS - 1)) ** 0.9 + 1e-4 for i in range(3 * STEPS)]
     np.testing.assert_allclose(rates, poly[step : step + 1], rtol=1e-5)
     # The state did not change, and the schedule was saved before the first step.
     again = keras.saving.load_model(path)
@@ -286,6 +302,11 @@ def test_data_that_cannot_be_trained_on_leaves_no_run(tmp_path):
         ({"epochs": 0}, "`epochs` must be a positive integer. Received: 0"),
         ({"epochs": None}, "`epochs` must be a positive integer. Received: None"),
         ({"epochs": 1.5}, "`epochs` must be a positive integer. Received: 1.5"),
+        ({"steps": 5}, "Either `epochs` or `steps` must be given. Received: epochs=1 and steps=5"),
+        ({"epochs": None, "steps": 0}, "`steps` must be a positive integer. Received: 0"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` must be a positive integer. Received: 0"),
+        ({"patience": 3}, "`patience` needs the `val_miou` .* patience=3 without one. Pass `vali"),
+        ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "must have no `SwapEMAWeights`.*itself"),
         ({"every": None}, "`every` must be 0 seconds or more. Received: None"),
         ({"every": -1}, "`every` must be 0 seconds or more. Received: -1"),
         (
@@ -398,21 +419,206 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path):
     assert step == 3 and path.read_text() == "complete"
 
 
-def test_history_has_one_row_per_epoch(tmp_path):
-    history = History(tmp_path / "history.csv")
-    history.on_epoch_end(0, {"loss": 3.0})
-    history.on_epoch_end(1, {"loss": 2.0, "val_miou": 0.5})
-    # Epoch 2 is repeated after a kill.
-    History(tmp_path / "history.csv").on_epoch_end(1, {"loss": 2.5, "val_miou": 0.25})
-    History(tmp_path / "history.csv").on_epoch_end(2, {"loss": 1.0})
-    with (tmp_path / "history.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [
-        ["epoch", "loss", "val_miou"],
-        ["1", "3.0", ""],
-        ["2", "2.5", "0.25"],
-        ["3", "1.0", ""],
-    ]
+# === Steps, the best, the end ===
+
+
+def test_a_run_can_be_counted_in_steps(tmp_path):
+    """Of 3 steps each are the data's epochs, of 4 the run's, and of 2 its last one."""
+
+    def make():
+        return make_model(frozen=True)
+
+    options = {"epochs": None, "steps": 10, "steps_per_epoch": 4, "every": 0}
+    expected = run(tmp_path / "uninterrupted", make, **options).get_weights()
+    stopped = tmp_path / "stopped"
+    for start, stop in ((make, 3), (no_model, 3), (no_model, 5)):
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, start, callbacks=[stop_after(stop)], **options)
+    assert Checkpoint.newest(stopped)[1] == 2 + 2 + 4
+    model = run(stopped, no_model, **options)
+    assert Checkpoint.newest(stopped)[1] == int(model.optimizer.iterations) == 10
+    same_weights(model, expected)
+    rows, others = history_of(stopped), history_of(tmp_path / "uninterrupted")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["loss"]) for row in rows] == pytest.approx([float(r["loss"]) for r in others])
+    with pytest.raises(ValueError, match="`steps` must be at least 10, which .* Received: 9. Give mo"):
+        run(stopped, no_model, **{**options, "steps": 9})
+    with pytest.raises(ValueError, match="steps of a run's epoch: 4 then, 5 now"):
+        run(stopped, no_model, **{**options, "steps_per_epoch": 5})
+    with pytest.warns(UserWarning, match="started for 10 steps and now has 11. From now on its"):
+        run(stopped, make, **{**options, "steps": 11})
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """A function that gives the next validations these values of mIoU."""
+
+    def give(*values):
+        left = iter(values)
+        monkeypatch.setattr(
+            "keras_encnet.training.validation.evaluate",
+            lambda *args, **how: types.SimpleNamespace(
+                miou=next(left), mean_accuracy=0.0, pixel_accuracy=0.0
+            ),
+        )
+
+    return give
+
+
+class Weights(keras.callbacks.Callback):
+    """Notes the weights after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.after = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.after[epoch + 1] = self.model.get_weights()
+
+
+def test_the_best_is_kept_over_interruptions(tmp_path, scores):
+    def make():
+        return make_model(epochs=4)
+
+    noted = Weights()
+    callbacks = [ValidationScores(PAIRS[:1]), noted]
+    scores(0.5, 0.7)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make, epochs=4, callbacks=[*callbacks, stop_after(2 * STEPS + 2)])
+    # It was saved with the checkpoint; the one of the fourth epoch is not better.
+    scores(float("nan"), 0.7)
+    run(tmp_path, no_model, epochs=4, callbacks=callbacks)
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    same_weights(best, noted.after[2], rtol=0, atol=0)
+    assert not best.compiled
+    # A longer run finds a better one.
+    scores(0.9)
+    with pytest.warns(UserWarning, match="4 epochs and now has 5"):
+        run(tmp_path, lambda: make_model(epochs=5), epochs=5, callbacks=callbacks)
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    same_weights(best, noted.after[5], rtol=0, atol=0)
+
+
+def test_patience_is_kept_over_interruptions(tmp_path, scores):
+    def make():
+        return make_model(epochs=9)
+
+    callbacks = [ValidationScores(PAIRS[:1])]
+    scores(0.6, 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make, epochs=9, patience=2, callbacks=[*callbacks, stop_after(2 * STEPS + 1)])
+    scores(0.4)
+    model = run(tmp_path, no_model, epochs=9, patience=2, callbacks=callbacks)
+    assert len(history_of(tmp_path)) == 3 and Checkpoint.newest(tmp_path)[1] == 3 * STEPS
+    # The run has ended: it is only loaded.
+    scores()
+    again = run(tmp_path, no_model, epochs=9, patience=2, callbacks=callbacks)
+    same_weights(again, model.get_weights(), rtol=0, atol=0)
+
+
+def test_averages_are_validated_kept_and_returned(tmp_path, scores):
+    def make():
+        model = make_model()
+        model.compile(SGD(0.05, use_ema=True, ema_momentum=0.5), run_eagerly=True)
+        return model
+
+    noted = Weights()
+    options = {"callbacks": [ValidationScores(PAIRS[:1]), noted], "validation_data": validation()}
+    scores(0.5, 0.6)
+    expected = run(tmp_path / "uninterrupted", make, **options).get_weights()
+    saved = keras.saving.load_model(Checkpoint.newest(tmp_path / "uninterrupted")[0])
+    averages = saved.optimizer._model_variables_moving_average
+    trained = [np.array(keras.ops.convert_to_numpy(each)) for each in saved.trainable_variables]
+    saved.optimizer.finalize_variable_values(saved.trainable_variables)
+    same_weights(saved, expected, rtol=0, atol=0)
+    averages = [keras.ops.convert_to_numpy(each) for each in averages]
+    assert any(np.any(a != b) for a, b in zip(trained, averages, strict=True))
+    same_weights(saved, noted.after[2], rtol=0, atol=0)
+    best = keras.saving.load_model(tmp_path / "uninterrupted" / "best.keras")
+    same_weights(best, expected, rtol=0, atol=0)
+
+    # Training resumes from the weights, also after the rest of an epoch.
+    scores(0.5, 0.6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", make, every=0, callbacks=[stop_after(3)])
+    model = run(tmp_path / "stopped", no_model, **options)
+    same_weights(model, expected)
+    again = run(tmp_path / "stopped", no_model, **options)
+    same_weights(again, model.get_weights(), rtol=0, atol=0)
+
+
+def validation():
+    return batches(PAIRS[:2], size=(32, 48), batch_size=2)
+
+
+def test_a_frozen_layer_stays_frozen_when_training_resumes(tmp_path):
+    def make():
+        model = tiny()
+        model.backbone.get_layer("conv2").trainable = False
+        model.compile(SGD(0.05), run_eagerly=True)
+        return model
+
+    before = make().backbone.get_layer("conv2").get_weights()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, make, every=0, callbacks=[stop_after(3)])
+    model = run(tmp_path, no_model)
+    layer = model.backbone.get_layer("conv2")
+    assert not layer.trainable and model.backbone.get_layer("conv1").trainable
+    for one, other in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ctrl_c_saves_after_the_step(tmp_path):
+    def interrupt(batch, logs):
+        if batch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    keys = keras.callbacks.LambdaCallback(on_train_batch_begin=interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[keys])
+    assert Checkpoint.newest(tmp_path)[1] == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_last_step_of_an_epoch_saves_after_the_validation(tmp_path):
+    def interrupt(batch, logs):
+        if batch == STEPS - 1:
+            signal.raise_signal(signal.SIGINT)
+
+    keys = keras.callbacks.LambdaCallback(on_train_batch_begin=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=[keys], validation_data=validation())
+    assert Checkpoint.newest(tmp_path)[1] == STEPS
+    assert float(history_of(tmp_path)[0]["val_miou"]) >= 0
+
+
+def test_a_run_says_what_it_is(stopped_at):
+    texts = []
+    callbacks = [ValidationScores(PAIRS[:2])]
+    run(stopped_at(4), no_model, announce=texts.append, callbacks=callbacks)
+    (text,) = texts
+    for part in (
+        "6 images in crops of 32 × 48, 2 in a step; 2 images for validation",
+        "3: class 0, class 1, class 2",
+        "SGD, learning rate 0.01182 now",
+        "float32",
+        f"{keras.backend.backend()}, Keras {keras.version()}",
+        "6 steps: 2 epochs of 3; resumes after step 4",
+        "run4: checkpoints, best.keras, history.csv and curves.png",
+    ):
+        assert part in text, text
+
+
+def test_the_first_of_several_processes_writes(tmp_path, stopped_at):
+    run(tmp_path / "second", shard=(1, 2), epochs=1)
+    assert not (tmp_path / "second").exists()
+    # It reads what the first one has written.
+    directory = stopped_at(3)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    model = run(directory, no_model, shard=(1, 2))
+    assert int(model.optimizer.iterations) == 2 * STEPS
+    assert before == {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 # === The command, killed and interrupted ===

@@ -19,14 +19,18 @@ def problems(images, masks, **options):
     for i in range(2):
         statistics.update_state(images[i : i + 1], masks[i : i + 1])
     assert statistics.result() == {}  # nothing is logged
-    found = statistics.image_problems("training")
-    return {**found, **statistics.mask_problems("training", complete=True)}
+    found = statistics.image_problems("the training data")
+    return {**found, **statistics.mask_problems("the training data", complete=True)}
 
 
 @pytest.mark.parametrize(
     "images, kind, message",
     [
-        (IMAGES / 255, "scaled", r"floats up to 1 in the training data.*images \* 255"),
+        (
+            IMAGES / 255,
+            "scaled",
+            r"floats up to 1, which look scaled to \[0, 1\], in the training data.*by 255",
+        ),
         (IMAGES - 300, "out of range", r"100 % of the values are below 0 and 0 % above 255"),
         (IMAGES / 127.5 - 1, "out of range", r"below 0 and 0 % above 255.*original values"),
         (np.where(IMAGES == 99.5, np.nan, IMAGES), "not finite", "1 values that are NaN or infinity"),
@@ -68,7 +72,7 @@ def test_images_of_other_integers(dtype):
         (
             LABELS + 74,
             ["invalid"],
-            r"40 pixels have labels.*7[456] \(\d+ pixels\)",
+            r"one of the 3 classes \(0 to 2\) or 255.*7[456] \(\d+ pixels\).*They are ignored",
         ),
         (np.where(LABELS == 1, 255, 0), ["one class"], r"only 0 and 255"),
         (LABELS.astype("int32") - 300, ["invalid"], r"Received: below 0 \(40 pixels\)"),
@@ -98,14 +102,33 @@ def test_masks_of_models_that_ignore_another_value():
 def test_evaluation_data_may_lack_classes():
     statistics = DataStatistics(3, 255)
     statistics.update_state(None, LABELS // 2)
-    assert statistics.mask_problems("validation", complete=False) == {}
+    assert statistics.mask_problems("the validation data", complete=False) == {}
 
 
-@pytest.mark.parametrize("num_classes, masks", [(2, LABELS // 2 * 255), (3, LABELS * 0 + 255)])
+@pytest.mark.parametrize(
+    "num_classes, masks",
+    [(2, LABELS // 2 * 255), (3, LABELS * 0 + 255), (3, LABELS + 1), (3, LABELS + 74)],
+)
 def test_datasets_are_advised_as_arrays_are(num_classes, masks):
     (kind, warning), *_ = problems(IMAGES, masks, num_classes=num_classes).items()
     images = np.zeros((2, 32, 40, 3), "uint8")
+    # The same shares of the values.
+    large = masks.repeat(8, axis=1).repeat(8, axis=2)
     with pytest.raises(MaskError) as error:
-        check_arrays(images, np.tile(masks, (1, 8, 8)), num_classes, training=True)
+        check_arrays(images, large, num_classes, training=True)
     assert warning.readings == error.value.readings
-    assert warning.found.replace(", in the training data", "") == error.value.found
+    found = without_places(warning.found.replace(" They are ignored.", ""))
+    assert found == without_places(error.value.found)
+
+
+def test_images_of_datasets_are_told_as_those_of_arrays_are():
+    scaled = np.clip(np.tile(IMAGES, (1, 8, 8, 1)) / 255, 0, 1)
+    with pytest.warns(UserWarning) as told:
+        check_arrays(scaled)
+    found = problems(IMAGES / 255, LABELS)["scaled"]
+    assert without_places(found).replace(", in the", " in the") == str(told[0].message)
+
+
+def without_places(message):
+    """A message without where the values are, and how many."""
+    return re.sub(r",? (in the training data|first in mask \d)|\d+ pixels", "", message)

@@ -23,6 +23,7 @@ from keras_encnet.data.annotations.polygons import polygon_runs
 from keras_encnet.data.annotations.rle import coco_runs
 from keras_encnet.data.folders import first_few
 from keras_encnet.data.image_files import orientation
+from keras_encnet.data.nearby import images_elsewhere
 from keras_encnet.data.pairs import Pairs
 
 DEEPEST = 16  # directories in the name of an image
@@ -215,18 +216,26 @@ def _check_unique(found, kind, where):
 
 def _find_images(directory, images, json):
     """The path of each image."""
+    names = [image["file_name"] for image in images]
+
+    def has(place):
+        return _find_image(place, names[0]) is not None
+
     if not os.path.isdir(directory or os.curdir):
         raise FileNotFoundError(
             f"`images` must be the directory of the images of {json!r}. Received: {directory!r}, which "
-            "is no directory"
+            f"is no directory.{images_elsewhere(os.path.dirname(json), has)}"
         )
-    found = [_find_image(directory, image["file_name"]) for image in images]
-    missing = [image["file_name"] for image, path in zip(images, found, strict=True) if path is None]
+    found = [_find_image(directory, name) for name in names]
+    missing = [name for name, path in zip(names, found, strict=True) if path is None]
     if missing:
+        remedy = images_elsewhere(
+            directory, lambda place: all(_find_image(place, name) for name in missing)
+        )
         raise ValueError(
-            f"Every image of {json!r} must exist in {directory or os.curdir!r}. "
-            f"Received: {len(missing)} of {len(images)} missing, {first_few(missing)}. Give `images`, "
-            "the directory of the images."
+            f"Every image of {json!r} must exist in {directory or os.curdir!r}. Received: "
+            f"{len(missing)} of {len(images)} missing, {first_few(missing)}."
+            f"{remedy or ' Give `images`, the directory of the images.'}"
         )
     twice = [path for path, count in Counter(found).items() if count > 1]
     if twice:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_encnet.data.folders import first_few
+
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """The object in a JSON file.
@@ -22,9 +24,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         with open(name, encoding="utf-8-sig") as file:
             data = json.load(file)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(
-            f"There is no annotation file {name!r}. Give the path of the JSON file."
-        ) from None
+        raise no_file(name, ".json") from None
     except RecursionError:
         raise ValueError(
             f"Cannot read {name!r}: it is nested too deeply for an annotation file."
@@ -38,6 +38,30 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
             f"An annotation file must have an object, {{…}}. Received: {reprlib.repr(data)} in {name!r}"
         )
     return data
+
+
+def no_file(path: str, *endings: str) -> FileNotFoundError:
+    """The error about an annotation file that does not exist, or is a directory.
+
+    The message names files with such an ending that are there, or near.
+
+    >>> no_file("train.json", ".json")
+    FileNotFoundError("There is no annotation file 'train.json'. Give the path of the .json file.")
+    """
+    directory = path if os.path.isdir(path) else os.path.dirname(path)
+    files = sorted(
+        os.path.join(each, name)
+        for each in (directory, os.path.join(directory, "annotations"))
+        if os.path.isdir(each or os.curdir)
+        for name in os.listdir(each or os.curdir)
+        if name.lower().endswith(endings) and not name.startswith(".")
+    )
+    received = (
+        f"{path!r} is a directory" if os.path.isdir(path) else f"There is no annotation file {path!r}"
+    )
+    kind = " or ".join(endings)
+    remedy = f"Give the path of the {kind} file"
+    return FileNotFoundError(f"{received}. {remedy}{f': {first_few(files)}' if files else ''}.")
 
 
 def get(entry: dict, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

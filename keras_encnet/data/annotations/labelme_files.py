@@ -1,6 +1,7 @@
 """LabelMe's annotations: a JSON file for each image."""
 
 import base64
+import contextlib
 import itertools
 import os
 import reprlib
@@ -21,6 +22,7 @@ from keras_encnet.data.annotations.polygons import check_coordinates, polygon_ru
 from keras_encnet.data.folders import image_paths
 from keras_encnet.data.image_files import image_size, open_bytes, upright, upright_size
 from keras_encnet.data.images import read_image
+from keras_encnet.data.nearby import found_nearby
 from keras_encnet.data.pairs import Pairs
 
 LINE_WIDTH = 10  # pixels; this and the next are those of LabelMe's own export
@@ -81,7 +83,7 @@ def labelme(
     if not annotations:
         raise FileNotFoundError(
             "`folder` must be a directory with LabelMe's JSON files, each with 'shapes' and "
-            f"'imagePath'. Received: {directory!r}, which has none"
+            f"'imagePath'. Received: {directory!r}, which has none.{_elsewhere(directory)}"
         )
     found = {shape.label: each.path for each in annotations for shape in each.shapes}
     names = sorted(found) if labels is None else list(labels)
@@ -171,6 +173,19 @@ def _json_files(directory):
         return [os.fspath(path) for path in image_paths(os.path.join(directory, "*.json"))]
     except FileNotFoundError:
         return []
+
+
+def _elsewhere(directory):
+    """What is near a directory without LabelMe's files, for a message."""
+
+    def has(place):
+        # The first file alone: reading all of a large folder takes long.
+        with contextlib.suppress(ValueError, OSError):
+            return any(_read(path) is not None for path in _json_files(place)[:1])
+        return False
+
+    found = found_nearby(directory, has)
+    return found and f" They are in {found}. Give one directory."
 
 
 def _read(path):

@@ -7,9 +7,17 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from keras_encnet.data.annotations.json_files import no_file
 from keras_encnet.data.annotations.painted import PaintedPairs, largest_first, number_classes
 from keras_encnet.data.annotations.rle import kaggle_runs
-from keras_encnet.data.folders import first_few, image_paths, natural_order, result_name
+from keras_encnet.data.folders import (
+    IMAGE_ENDINGS,
+    first_few,
+    image_paths,
+    natural_order,
+    result_name,
+)
+from keras_encnet.data.nearby import images_elsewhere
 from keras_encnet.data.pairs import Pairs
 
 # Names of columns in competitions, without case and underscores. Others whose codes run along the rows
@@ -18,6 +26,7 @@ IMAGE_COLUMNS = ("imageid", "image", "img", "imgid", "id", "filename")
 BOTH_COLUMNS = ("imageidclassid", "imagelabel")
 CODE_COLUMNS = ("encodedpixels", "rlemask", "rle", "encoding")
 CLASS_COLUMNS = ("classid", "class", "categoryid", "category", "label")
+MOST_NAMES = 10  # classes in a message
 EMPTY = ("", "-1", "nan")  # codes of images without the class
 
 _csv_limit = threading.Lock()
@@ -115,7 +124,7 @@ def _rows(path):
             finally:
                 csv_files.field_size_limit(limit)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"There is no CSV file {path!r}.") from None
+        raise no_file(path, ".csv") from None
     except (ValueError, csv_files.Error) as error:
         raise ValueError(f"Cannot read {path!r}: it must be a CSV file ({error}).") from error
     image, name, code, both = _columns(header, path)
@@ -173,14 +182,25 @@ def _class_names(rows, labels, path):
         names = {str(key): name for key, name in labels.items()}
     else:
         names = {name: name for name in labels}
-    unknown = [name for name in found if name not in names]
+    unknown = sorted((name for name in found if name not in names), key=natural_order)
     if unknown:
-        remedy = "" if isinstance(labels, Mapping) else " Or give a dict, {1: 'scratch', 2: 'dent'}."
+        listed = ", ".join(map(repr, unknown[:MOST_NAMES])) + ", …" * (len(unknown) > MOST_NAMES)
         raise ValueError(
-            f"Classes in {path!r} must be in `labels`, {list(names)}. Received: {unknown[0]!r}. Add it."
-            f"{remedy}"
+            f"Classes in {path!r} must be in `labels`, {list(names)}. Received: {listed}. "
+            f"{_remedy(names, sorted(found, key=natural_order))}"
         )
     return names
+
+
+def _remedy(names, found):
+    """How to name the classes that were found."""
+    given = list(names.values())
+    if any(name in names for name in found):
+        return "Add them."
+    if len(given) != len(found):
+        given = [f"name of {name}" for name in found]
+    named = dict(zip((int(n) if n.isdecimal() else n for n in found), given, strict=True))
+    return f"Name each class of the file: `labels={named}`."
 
 
 def _find_images(names, directory, path):
@@ -188,19 +208,20 @@ def _find_images(names, directory, path):
     if not os.path.isdir(directory):
         raise FileNotFoundError(
             f"`images` must be the directory of the images of {path!r}. Received: {directory!r}, which "
-            "is no directory"
+            f"is no directory.{_elsewhere(names, os.path.dirname(path))}"
         )
     files = defaultdict(list)
-    for file in map(os.fspath, image_paths(os.path.join(directory, "**", "*"))):
+    for file in _files_below(directory):
         name = os.path.relpath(file, directory)
         for key in {result_name(f"{name}."), result_name(name)}:
             files[key].append(file)
     missing = [name for name in names if name not in files]
     if missing:
+        remedy = _elsewhere(missing, directory)
         raise ValueError(
             f"Every image of {path!r} must exist in {directory!r}. Received: {len(missing)} of "
-            f"{len(names)} missing, {first_few(missing)}. Give the directory of the images that the "
-            "CSV lists."
+            f"{len(names)} missing, {first_few(missing)}."
+            f"{remedy or ' Give `images`, the directory of the images that the CSV lists.'}"
         )
     several = [name for name in names if len(files[name]) > 1]
     if several:
@@ -209,3 +230,19 @@ def _find_images(names, directory, path):
             f"{' and '.join(files[several[0]])} for {several[0]!r}. Move one away."
         )
     return {name: files[name][0] for name in names}
+
+
+def _files_below(directory):
+    try:
+        return [os.fspath(path) for path in image_paths(os.path.join(directory, "**", "*"))]
+    except FileNotFoundError:
+        return []
+
+
+def _elsewhere(names, directory):
+    """Where images of these names are, if they are near a directory."""
+    name = next(iter(names))
+    files = [name, *(f"{name}{ending}" for ending in IMAGE_ENDINGS)]
+    return images_elsewhere(
+        directory, lambda place: any(os.path.isfile(os.path.join(place, file)) for file in files)
+    )

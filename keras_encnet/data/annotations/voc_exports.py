@@ -10,6 +10,7 @@ from keras_encnet.data.conventions import IGNORE_INDEX, class_palette
 from keras_encnet.data.file_pairs import FilePairs
 from keras_encnet.data.folders import first_few, image_paths, result_name
 from keras_encnet.data.image_files import open_image
+from keras_encnet.data.nearby import found_nearby
 from keras_encnet.data.pairs import Pairs
 
 MASK_DIRECTORIES = ("SegmentationClassPNG", "SegmentationClass")  # the first holds masks if it exists
@@ -96,10 +97,18 @@ def _voc(root, split):
     """An export with directories of images, masks and lists."""
     listed = [file for file in (NAMES, COLOURS) if os.path.isfile(os.path.join(root, file))]
     if not listed:
+        found = found_nearby(root, _is_root)
+        remedy = (
+            f"Give {found}, which has one."
+            if found
+            else (
+                "For PASCAL VOC 2012 itself take `voc2012`; otherwise write "
+                f"{NAMES!r}, the name of each class in a line, in label order."
+            )
+        )
         raise FileNotFoundError(
             f"`root` must have {NAMES!r}, {COLOURS!r} or {ROBOFLOW!r}, which names the classes. "
-            f"Received: {root!r}, which has none of them. For PASCAL VOC 2012 itself take `voc2012`; "
-            f"otherwise write {NAMES!r}, the name of each class in a line, in label order."
+            f"Received: {root!r}, which has none of them. {remedy}"
         )
     masks = next((found for each in MASK_DIRECTORIES if (found := _files(root, each))), None)
     images = _files(root, IMAGE_DIRECTORY)
@@ -126,6 +135,11 @@ def _voc(root, split):
     labels = _class_names(os.path.join(root, NAMES))
     palette = class_palette(len(labels), _own_palette(masks[0], len(labels)))
     return FilePairs(images, masks, names, labels=labels, palette=palette)
+
+
+def _is_root(directory):
+    named = any(os.path.isfile(os.path.join(directory, file)) for file in (NAMES, COLOURS))
+    return named or bool(_roboflow_directories(directory))
 
 
 def _files(root, directory):

@@ -63,8 +63,9 @@ class Preset:
       the first digits of the file's checksum, or `sha1`, the checksum of `member` in the zip.
     - `hub`: `repo`, `revision` (a commit) and `sha256` (of `model.weights.h5`) of the converted
       weights on the Hugging Face Hub, or `None` if there are none.
-    - For training recipes and model cards: `recipe`, how it was trained; `train_gb`, GPU memory in
-      training; `v100_fps`, images per second on a V100; `home`, the code base's address.
+    - `recipe`: how it was trained, as fields of `keras_encnet.training.Recipe`.
+    - For model cards: `train_gb`, GPU memory in training; `v100_fps`, images per second on a V100;
+      `home`, the code base's address.
     """
 
     name: str

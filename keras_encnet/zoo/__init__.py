@@ -1,0 +1,1 @@
+"""What was published: models, their training recipes, and backbones."""
