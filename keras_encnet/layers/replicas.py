@@ -54,7 +54,8 @@ def number_of_replicas() -> int:
 def global_moments(x, axes):
     """The global batch's mean and variance along `axes`, and of how many values they are made.
 
-    >>> [float(value) for value in global_moments(np.array([[1.0], [2.0], [6.0]]), (0, 1))]
+    >>> x = keras.ops.convert_to_tensor([[1.0], [2.0], [6.0]])
+    >>> [float(value) for value in global_moments(x, (0, 1))]
     [3.0, 4.666..., 3.0]
     """
     shape = ops.shape(x)

@@ -202,7 +202,7 @@ class SumOfLosses(PixelLoss):
 def presence(labels, valid, num_classes):
     """Which classes each image contains: `float32` `(batch, num_classes)` of 0 and 1.
 
-    >>> labels, valid = np.array([[[2, 0]]], "int32"), np.array([[[1.0, 0.0]]], "float32")
+    >>> labels, valid = split_mask(np.array([[[2, 255]]]), 3)
     >>> np.asarray(presence(labels, valid, 3)).tolist()
     [[0.0, 0.0, 1.0]]
     """
