@@ -41,7 +41,8 @@ def write_saved_model(graph, directory, shape, classes):
         def call(images):
             with tf.control_dependencies([_assert_shape(images, shape)]):
                 images = tf.identity(images)
-            images.set_shape(shape)
+            # Not the number of images: TensorFlow would leave the check out of a static graph.
+            images.set_shape((None, *shape[1:]))
             return graph(images)
 
         return call

@@ -119,7 +119,9 @@ class SegmentationStep:
 def _number_of_images(valid, sample_weight):
     """How many images of a batch are not padding: ignored everywhere, and without weight."""
     counts = keras.ops.logical_or(valid > 0, sample_weight > 0)
-    return keras.ops.sum(keras.ops.cast(keras.ops.any(counts, axis=(1, 2)), "float32"))
+    # One axis at a time: on PyTorch, Keras 3.13 cannot take two.
+    images = keras.ops.any(keras.ops.any(counts, axis=2), axis=1)
+    return keras.ops.sum(keras.ops.cast(images, "float32"))
 
 
 def _in_several_processes(strategy):

@@ -661,7 +661,7 @@ def test_the_command_killed_and_run_again_finishes(photographs, tmp_path):
     training = tmp_path / "training"
     process = command(photographs, tmp_path, epochs=8)
     try:
-        wait_for_step(process, training, 2 * STEPS)
+        wait_for_step(process, training, STEPS)
     finally:
         process.kill()
     process.communicate()
