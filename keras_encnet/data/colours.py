@@ -7,6 +7,8 @@ import functools
 
 import numpy as np
 
+from keras_encnet.data.opencv import import_opencv
+
 STRIP = 1 << 13  # pixels recoloured in one step, few enough for the processor's cache
 
 
@@ -113,9 +115,8 @@ def _to_uint8(values):
 def _conversions():
     """The functions from RGB to OpenCV's HSV and back, `uint8` `(height, width, 3)`: OpenCV's, if it is
     installed and its build agrees with the code below."""
-    try:
-        import cv2
-    except Exception:  # an installation may be broken
+    cv2 = import_opencv()
+    if cv2 is None:
         return to_hsv, to_rgb
     both = [functools.partial(cv2.cvtColor, code=c) for c in (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB)]
     image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), "uint8")

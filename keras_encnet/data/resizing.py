@@ -4,6 +4,8 @@ import functools
 
 import numpy as np
 
+from keras_encnet.data.opencv import import_opencv
+
 STRIP = 1 << 14  # pixels resized in one step, few enough for the processor's cache
 WITH_OPENCV = 8  # times as many pixels as the window's, below which OpenCV is faster
 
@@ -122,9 +124,8 @@ def resize_mask(
 @functools.cache
 def _opencv():
     """OpenCV's own function, if it is installed and its build rounds as its plain code does."""
-    try:
-        import cv2
-    except Exception:  # an installation may be broken
+    cv2 = import_opencv()
+    if cv2 is None:
         return None
     image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), "uint8")
     for height, width in ((20, 90), (74, 31)):

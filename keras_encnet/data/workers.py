@@ -17,6 +17,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 
 import numpy as np
 
+from keras_encnet.data.opencv import import_opencv
+
 
 class Workers:
     """Processes that prepare images and masks of one size, and leave them in shared memory.
@@ -58,6 +60,7 @@ class Workers:
                 f"`workers` must be 0 on this system, which cannot fork processes. Received: {count}. "
                 "Threads are used without it."
             )
+        import_opencv()  # not in the processes: another thread may just be importing it
         slots = _Slots(size, ahead * batch_size)
         self._slots, self._batch_size, self._ahead = slots, batch_size, ahead
         self._running = {}  # place in the ring of steps: the futures of its samples
@@ -125,6 +128,9 @@ def _begin(prepare, slots, parent):
     global _job
     _job = prepare, slots
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    if (cv2 := import_opencv()) is not None:
+        # Its threads are not forked, and a lock that one of them held would never be released.
+        cv2.setNumThreads(0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -72,6 +72,19 @@ def test_fit_gets_the_same_batches():
     np.testing.assert_array_equal(weights(), weights(workers=2))
 
 
+def test_opencv_has_no_threads_of_its_own_there():
+    # They are not forked, and what they hold at that moment would stay locked for ever.
+    cv2 = pytest.importorskip("cv2")
+    here = cv2.getNumThreads()
+
+    def threads(rng, image, mask):
+        return np.full_like(image, cv2.getNumThreads()), mask
+
+    data = batches(PAIRS, size=(40, 50), batch_size=2, transform=threads, workers=2)
+    assert data[0][0].max() == 1
+    assert cv2.getNumThreads() == here
+
+
 def test_errors_name_the_pair():
     pairs = [*PAIRS, (np.zeros((40, 50, 3), "uint8"), np.zeros((9, 9), "uint8"))]
     data = batches(pairs, size=(36, 44), batch_size=8, workers=2)
