@@ -237,6 +237,8 @@ class Batches(keras.utils.PyDataset):
         steps_per_epoch: number of batches in a complete epoch.
         step: global step of batch `[0]`.
         ignore_index: mask value of the padding.
+        shared: whether several devices or processes have parts of each batch. The last one of a
+            validation is then completed by black images with weight 0. `fit` and `evaluate` set it.
         length: how many batches `fit` calls an epoch; `None` for an epoch of the data.
     """
 
@@ -261,6 +263,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__(workers=1)
         self.pairs, self.batch_size, self.size = pairs, batch_size, size
         self.shard, part = tuple(map(int, shard)), batch_size // shard[1]
+        self.shared = shard[1] > 1
         self._part = slice(shard[0] * part, (shard[0] + 1) * part)  # of each batch
         self.augment, self.transform, self.seed, self.repeat = augment, transform, seed, repeat
         self.ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
@@ -365,7 +368,7 @@ class Batches(keras.utils.PyDataset):
             self._ahead = {s: ahead.get(s) or self._submit(s) for s in range(step, last + 1)}
             samples = self._ahead[step]
         images, masks = _stacked(samples, self._size_at(step))
-        if self.shard[1] == 1 and keras.distribution.distribution() is None:
+        if not self.shared:
             return images, masks
         # The same dtype in every process.
         masks = masks.astype("int32")

@@ -6,12 +6,15 @@ import numpy as np
 from keras_encnet.data.batching import Batches
 
 
-def for_devices(model, x, y=None, sample_weight=None) -> tuple:
+def for_devices(model, x, y=None, sample_weight=None, batch_size=None) -> tuple:
     """The data of `model.fit` or `model.evaluate`, as Keras can share them among the model's devices.
 
-    - `Batches` of a process of its own, `batches(shard=...)`: told to TensorFlow as such.
-    - Arrays, in JAX, whose last batch cannot be divided among the devices: completed by images that are
-      ignored and have no weight, and so count for nothing.
+    A device that gets no image of the last batch would fail. So what is validated on is completed by
+    images that count for nothing: all of their pixels are ignored, and their weight is 0.
+
+    - `Batches` complete their last batch themselves. Those of a process of its own,
+      `batches(shard=...)`, are told to TensorFlow as such.
+    - Arrays are completed to a multiple of `batch_size` (32 by default, as in Keras).
 
     Everything else stays as it is.
 
@@ -21,17 +24,27 @@ def for_devices(model, x, y=None, sample_weight=None) -> tuple:
     True
     """
     strategy = getattr(model, "_distribute_strategy", None)
-    if isinstance(x, Batches) and x.shard[1] > 1 and strategy is not None:
-        return _adapter(x, strategy), None, None
-    distribution = keras.distribution.distribution()
-    if distribution is None or not isinstance(x, np.ndarray):
+    is_shared = _number_of_devices(strategy) > 1
+    if isinstance(x, Batches):
+        x.shared = x.shared or is_shared
+        if x.shard[1] > 1 and strategy is not None:
+            x = _adapter(x, strategy)
         return x, y, sample_weight
-    missing = -len(x) % distribution.device_mesh.devices.size
+    if not is_shared or not isinstance(x, np.ndarray):
+        return x, y, sample_weight
+    missing = -len(x) % (batch_size or 32)
     if not missing:
         return x, y, sample_weight
     if sample_weight is None:
         sample_weight = np.ones(len(x), "float32")
     return _longer(x, missing), _longer(y, missing, model.ignore_index), _longer(sample_weight, missing)
+
+
+def _number_of_devices(strategy):
+    if strategy is not None:
+        return strategy.num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.device_mesh.devices.size
 
 
 def _longer(array, missing, value=0):

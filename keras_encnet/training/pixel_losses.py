@@ -236,7 +236,7 @@ def mean_over_pixels(values, valid, counts, sample_weight, average):
     if average == "all":
         ignored = 1 - valid
         if sample_weight is not None:
-            # What is ignored and has no weight either is padding.
+            # Ignored pixels without weight are padding, and do not count.
             ignored = ignored * ops.cast(sample_weight > 0, "float32")
         total = total + ops.sum(ignored)
     total = global_sum(total)

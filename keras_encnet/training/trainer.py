@@ -195,7 +195,7 @@ class SegmentationTrainer(SegmentationStep):
             self._check_data(x, y)
             foreign = "evaluation" if is_foreign(x) else None
             callbacks = self._with_defaults(callbacks, verbose, evaluation=foreign)
-        x, y, sample_weight = for_devices(self, x, y, sample_weight)
+        x, y, sample_weight = for_devices(self, x, y, sample_weight, batch_size)
         with self._evaluation(), without_retracing_warnings():
             results = super().evaluate(
                 x=x,
@@ -275,7 +275,11 @@ class SegmentationTrainer(SegmentationStep):
             shuffle = False
             callbacks.append(StartAgain(x, initial_epoch))
         if validation_data is not None:
-            validation_data = for_devices(self, *keras.utils.unpack_x_y_sample_weight(validation_data))
+            validation_data = for_devices(
+                self,
+                *keras.utils.unpack_x_y_sample_weight(validation_data),
+                validation_batch_size or batch_size,
+            )
             if validation_data[1] is None:  # a dataset stands alone
                 validation_data = validation_data[0]
         if isinstance(x, Batches):

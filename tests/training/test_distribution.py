@@ -67,13 +67,11 @@ def expected(tmp_path_factory):
     return results("One device", tmp_path_factory.mktemp("one"))[0]
 
 
-NO_IMAGE = pytest.mark.xfail(run=False, reason="a replica without an image fails in TensorFlow")
-
 PROGRAMS = [
     pytest.param("jax", "JAX", 8, 1),
     pytest.param("tensorflow", "TensorFlow", 2, 1),
     pytest.param("torch", "PyTorch", 1, 2),
-    pytest.param("tensorflow", "TensorFlow", 8, 1, marks=[slow, NO_IMAGE]),
+    pytest.param("tensorflow", "TensorFlow", 8, 1, marks=slow),
     pytest.param("torch", "PyTorch", 1, 4, marks=slow),
     pytest.param("jax", "JAX on four hosts", 2, 2, marks=slow),
     pytest.param("tensorflow", "TensorFlow on four hosts", 2, 2, marks=slow),
